@@ -1,0 +1,112 @@
+package iso
+
+import (
+	"bytes"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	hintDownload = "a download that went wrong?"
+	hintUnpack   = "unpack it first"
+	hintDisk     = "a hard disk, not a disc"
+)
+
+// A magic is what a format has at a fixed place.
+type magic struct {
+	offset int
+	bytes  string
+	found  string
+	hint   string
+}
+
+// magics returns what people take for a disc image by mistake, most telling first.
+func magics() []magic {
+	return []magic{
+		{0, "QFI\xfb", "a qcow2 disk image", hintDisk},
+		{0, "KDMV", "a VMDK disk image", hintDisk},
+		{0, "# Disk DescriptorFile", "a VMDK disk image's description", hintDisk},
+		{0, "vhdxfile", "a VHDX disk image", hintDisk},
+		{0, "conectix", "a VHD disk image", hintDisk},
+		{0x40, "\x7f\x10\xda\xbe", "a VDI disk image", hintDisk},
+		{0, "QED\x00", "a QED disk image", hintDisk},
+		{0, "LUKS\xba\xbe", "an encrypted LUKS volume", ""},
+		{0, "\x1f\x8b", "a gzip file", hintUnpack},
+		{0, "\xfd7zXZ\x00", "an xz file", hintUnpack},
+		{0, "\x28\xb5\x2f\xfd", "a zstd file", hintUnpack},
+		{0, "\x04\x22\x4d\x18", "an lz4 file", hintUnpack},
+		{0, "BZh", "a bzip2 file", hintUnpack},
+		{0, "PK\x03\x04", "a zip file", hintUnpack},
+		{0, "7z\xbc\xaf\x27\x1c", "a 7z file", hintUnpack},
+		{0, "Rar!\x1a\x07", "a RAR file", hintUnpack},
+		{257, "ustar", "a tar file", hintUnpack},
+		{0, "\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00", "a raw CD dump with 2352-byte sectors", "convert it with bchunk or ccd2iso"},
+		{systemArea + 9, "CDROM", "a High Sierra disc", "the predecessor of ISO 9660"},
+		{0, "MSWIM\x00\x00\x00", "a Windows WIM image", ""},
+		{0, "hsqs", "a squashfs file system", ""},
+		{0, "XFSB", "an XFS file system", ""},
+		{1080, "\x53\xef", "an ext2, ext3 or ext4 file system", ""},
+		{3, "NTFS    ", "an NTFS file system", ""},
+		{0, "\x7fELF", "a program (ELF)", ""},
+		{0, "MZ", "a Windows program", ""},
+		{0, "!<arch>\n", "a Debian package or archive", ""},
+		{0, "\xed\xab\xee\xdb", "an RPM package", ""},
+		{0, "%PDF-", "a PDF document", hintDownload},
+		{0, "d8:announce", "a BitTorrent file", "download what it names"},
+		{512, "EFI PART", "a raw disk with a partition table", hintDisk},
+		{510, "\x55\xaa", "a raw disk with a partition table", hintDisk},
+	}
+}
+
+// identify says what the beginning of a file that is no disc shows. size is the file's.
+func identify(head []byte, size int64) error {
+	if text := bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\ufeff")), " \t\r\n"); len(text) > 0 && text[0] == '<' {
+		if isHTML(text) {
+			return &NotDiscError{"an HTML page", hintDownload}
+		}
+		if bytes.HasPrefix(text, []byte("<?xml")) {
+			return &NotDiscError{"an XML document", hintDownload}
+		}
+	}
+	for _, m := range magics() {
+		if m.offset < len(head) && bytes.HasPrefix(head[m.offset:], []byte(m.bytes)) {
+			return &NotDiscError{m.found, m.hint}
+		}
+	}
+	switch {
+	case len(bytes.TrimLeft(head, "\x00")) == 0:
+		return &NotDiscError{"only zeroes", hintDownload}
+	case isText(head):
+		return &NotDiscError{"a text file", hintDownload}
+	case size < systemArea+sectorSize:
+		return &NotDiscError{"too short for any disc", hintDownload}
+	}
+	return &NotDiscError{Found: "data of an unknown kind"}
+}
+
+// isHTML says whether text begins as pages do.
+func isHTML(text []byte) bool {
+	start := bytes.ToLower(text[:min(len(text), 1024)])
+	for _, tag := range []string{"<!doctype html", "<html", "<head", "<body", "<title", "<script"} {
+		if bytes.HasPrefix(start, []byte(tag)) {
+			return true
+		}
+	}
+	// A page may begin with an XML declaration or a comment.
+	return bytes.Contains(start, []byte("<html"))
+}
+
+// isText says whether the first kilobyte is UTF-8 that a person could read.
+func isText(head []byte) bool {
+	for text := head[:min(len(head), 1024)]; len(text) > 0; {
+		c, n := utf8.DecodeRune(text)
+		if c == utf8.RuneError && n == 1 {
+			return len(text) < utf8.UTFMax && len(head) > 1024 // a character that the kilobyte cuts
+		}
+		if unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' && c != '\f' {
+			return false
+		}
+		text = text[n:]
+	}
+	return true
+}
