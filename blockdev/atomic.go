@@ -1,0 +1,127 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/trayd/trayd/qmp"
+)
+
+// Atomic changes discs with the one command blockdev-change-medium. QEMU opens
+// the new image before it touches the tray, so there is no moment at which the
+// death of the caller leaves the drive empty.
+type Atomic struct {
+	tray
+	force bool // change-medium takes "force"
+}
+
+// NewAtomic returns an Atomic.
+func NewAtomic(m Monitor, o Options) *Atomic {
+	return &Atomic{tray: newTray(m, o), force: o.Features.ChangeMediumForce}
+}
+
+// Name is "atomic".
+func (a *Atomic) Name() string { return "atomic" }
+
+type changeMediumArgs struct {
+	ID           string `json:"id"`
+	Filename     string `json:"filename"`
+	ReadOnlyMode string `json:"read-only-mode"`
+	Force        bool   `json:"force,omitempty"`
+}
+
+// Swap tries the single command first. It is only when QEMU refuses that anybody
+// has to find out why: the door, or the disc.
+func (a *Atomic) Swap(ctx context.Context, drive string, disc Disc, force bool) error {
+	if force && !a.force {
+		return a.forceOpen(ctx, drive, disc)
+	}
+	var refusal error
+	// Twice, because a guest may unlock between the refusal and the look at the
+	// door; a disc that QEMU can't open is refused twice.
+	for range 2 {
+		refusal = a.change(ctx, drive, disc, force)
+		if refusal == nil {
+			a.report(StepSwapped)
+			return nil
+		}
+		var refused *qmp.Error
+		if !errors.As(refusal, &refused) {
+			return refusal
+		}
+		s, err := Observe(ctx, a.m, drive)
+		switch {
+		case err != nil:
+			return errors.Join(refusal, err)
+		case s.Node() == disc.Node:
+			return nil // the same operation again: it is in
+		case s.Locked && !s.TrayOpen && !force:
+			// QEMU opens the image before it looks at the door. If it opens now,
+			// then the door was what it refused, and the guest has been asked.
+			if err := a.tryOpen(ctx, disc); err != nil {
+				return err
+			}
+			a.report(StepEjectAsked)
+			return ErrLocked
+		}
+	}
+	return refusal
+}
+
+// forceOpen is Swap by force for QEMU before 7.1, whose change-medium takes no
+// "force": the tray is opened by force first, after the disc has proved to open.
+func (a *Atomic) forceOpen(ctx context.Context, drive string, disc Disc) error {
+	s, err := Observe(ctx, a.m, drive)
+	if err != nil {
+		return err
+	}
+	if s.Node() == disc.Node {
+		return nil
+	}
+	opened := false
+	if s.Locked && !s.TrayOpen {
+		if err := a.tryOpen(ctx, disc); err != nil {
+			return err
+		}
+		if err := a.open(ctx, drive, true); err != nil {
+			return err
+		}
+		opened = true
+	}
+	if err := a.change(ctx, drive, disc, false); err != nil {
+		if opened {
+			return a.undone(ctx, drive, err)
+		}
+		return err
+	}
+	a.report(StepSwapped)
+	return nil
+}
+
+func (a *Atomic) change(ctx context.Context, drive string, disc Disc, force bool) error {
+	return a.m.Execute(ctx, "blockdev-change-medium", changeMediumArgs{
+		ID: drive, Filename: disc.fileName(), ReadOnlyMode: "read-only", Force: force,
+	}, nil)
+}
+
+// tryOpen has QEMU open the disc and close it again, with the tray untouched.
+func (a *Atomic) tryOpen(ctx context.Context, disc Disc) error {
+	probe := disc
+	probe.Node = disc.Node + "-try"
+	if err := a.m.Execute(ctx, "blockdev-add", probe.options(), nil); err != nil {
+		return fmt.Errorf("QEMU can't open the disc: %w", err)
+	}
+	return DeleteNode(ctx, a.m, probe.Node)
+}
+
+// Eject opens, removes and closes: there is no single command that also closes.
+func (a *Atomic) Eject(ctx context.Context, drive string, force bool) error {
+	return a.eject(ctx, drive, force)
+}
+
+// Discard has little to do: a failed change-medium leaves no node, only a try
+// that was cut off can.
+func (a *Atomic) Discard(ctx context.Context, disc Disc) error {
+	return DeleteNode(ctx, a.m, disc.Node+"-try")
+}

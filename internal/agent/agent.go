@@ -1,0 +1,307 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/trayd/trayd/state"
+)
+
+// Attach is how the agent holds a machine's monitor.
+type Attach string
+
+// The ways: keep the connection, or connect for an operation and a periodic look
+// and leave the monitor to others in between.
+const (
+	Persistent Attach = "persistent"
+	OnDemand   Attach = "on-demand"
+)
+
+// Options are the agent's settings. All but Log and FailPoint may change by
+// Reload.
+type Options struct {
+	Monitors   []string // globs of monitor sockets
+	MediaRoots []string // directories that discs may come from
+	Attach     Attach
+	Look       time.Duration // between periodic checks of a machine
+	Command    time.Duration // limit for QEMU's answer to one command
+	Wait       time.Duration // default limit for a guest that holds the door
+	GuestEject GuestEject
+	Strategy   string // "auto", or one of blockdev's changers by name
+
+	Log *slog.Logger
+	// FailPoint, when set, is called by name at each point at which the death of
+	// the agent is tested. It is nil in production.
+	FailPoint func(name string)
+}
+
+// Agent looks after the discs of a host's machines. Its methods are safe for
+// concurrent use.
+type Agent struct {
+	options atomic.Pointer[Options]
+	log     *slog.Logger
+	journal *state.Journal
+	bus     bus
+	boot    string
+	// mark is the prefix of all node names of this agent; it is kept in the
+	// journal, so that two agents never take each other's nodes for their own.
+	mark string
+
+	ctx    context.Context // ends with Run
+	cancel context.CancelFunc
+	work   sync.WaitGroup // every goroutine that the agent started
+	rescan chan struct{}
+
+	mu       sync.Mutex // guards below
+	vms      map[string]*vm
+	ops      map[string]*Operation // running, and the last keptOperations ended
+	opsOrder []string
+	stopping bool
+}
+
+// keptOperations is how many ended operations can still be asked for by id.
+const keptOperations = 256
+
+const markKey = "agent/mark"
+
+// New returns an agent on an open journal. Run starts it.
+func New(journal *state.Journal, o Options) (*Agent, error) {
+	a := &Agent{
+		log: o.Log, journal: journal, boot: bootID(),
+		rescan: make(chan struct{}, 1),
+		vms:    make(map[string]*vm), ops: make(map[string]*Operation),
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.options.Store(&o)
+	var id string
+	if ok, err := journal.Get(markKey, &id); err != nil {
+		return nil, err
+	} else if !ok {
+		id = randomName(5)
+		if err := journal.Put(markKey, id); err != nil {
+			return nil, fmt.Errorf("write the agent's mark to the state file: %w", err)
+		}
+	}
+	a.mark = "trayd-" + id + "-"
+	return a, nil
+}
+
+func (a *Agent) opts() *Options { return a.options.Load() }
+
+// Reload takes new settings. Running operations keep theirs.
+func (a *Agent) Reload(o Options) {
+	old := a.opts()
+	o.Log, o.FailPoint = old.Log, old.FailPoint
+	a.options.Store(&o)
+	a.scanSoon()
+}
+
+// Run attaches to the machines and looks after them until ctx ends. ready is
+// called once every machine that was there at the start has been attached to and
+// settled, or has shown that it can't be now. Stopping changes nothing in any
+// machine: an operation that waits for a guest is rolled back, what can't be
+// rolled back in time is settled by the next start.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	defer a.stop()
+	w, err := newWatcher(a)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	a.adoptRecords()
+	first := w.scan()
+	a.start(func() {
+		for _, v := range first {
+			select {
+			case <-v.tried:
+			case <-a.ctx.Done():
+				return
+			}
+		}
+		ready()
+	})
+	w.run(ctx)
+	return nil
+}
+
+// start runs f in a goroutine that stop waits for.
+func (a *Agent) start(f func()) {
+	a.work.Add(1)
+	go func() {
+		defer a.work.Done()
+		f()
+	}()
+}
+
+// stopGrace is how long running operations may take to end when the agent stops.
+const stopGrace = 3 * time.Second
+
+func (a *Agent) stop() {
+	a.mu.Lock()
+	a.stopping = true
+	var running []*Operation
+	for _, o := range a.ops {
+		if !o.ended() {
+			running = append(running, o)
+		}
+	}
+	a.mu.Unlock()
+	grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	for _, o := range running {
+		o.stopWaiting("the agent was stopped")
+	}
+	for _, o := range running {
+		select {
+		case <-o.done:
+		case <-grace.Done():
+		}
+	}
+	a.cancel()
+	a.work.Wait()
+}
+
+// adoptRecords makes a machine of every record, so that what it owns is let go
+// when the machine has ended while nobody looked.
+func (a *Agent) adoptRecords() {
+	a.journal.Range(func(key string, value json.RawMessage) bool {
+		if !strings.HasPrefix(key, recordPrefix) {
+			return true
+		}
+		var rec Record
+		if err := json.Unmarshal(value, &rec); err != nil {
+			a.log.Error("a record of the state file can't be read; it is left alone", "key", key, "error", err)
+			return true
+		}
+		v := a.vm(rec.VM)
+		v.drive(rec.Drive).setRecord(rec)
+		if !rec.empty() {
+			v.process = rec.Process
+		}
+		return true
+	})
+}
+
+// vm returns the machine of that name, made if needed.
+func (a *Agent) vm(name string) *vm {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v := a.vms[name]
+	if v == nil {
+		v = newVM(a, name)
+		a.vms[name] = v
+	}
+	return v
+}
+
+func (a *Agent) lookUpVM(name string) (*vm, error) {
+	a.mu.Lock()
+	v := a.vms[name]
+	a.mu.Unlock()
+	if v != nil {
+		return v, nil
+	}
+	var names []string
+	for _, v := range a.list() {
+		names = append(names, v.name)
+	}
+	next := "no machine is there at all: does its monitor socket match monitors (" + list(a.opts().Monitors) + ") in trayd.toml?"
+	if len(names) > 0 {
+		next = "machines: " + list(names)
+	}
+	return nil, &Error{Code: NoSuchVM, VM: name, Detail: "no VM " + name, Next: next}
+}
+
+// list is every machine that is not known to have ended, by name.
+func (a *Agent) list() []*vm {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var vms []*vm
+	for _, v := range a.vms {
+		if !v.hidden() {
+			vms = append(vms, v)
+		}
+	}
+	sort.Slice(vms, func(i, j int) bool { return vms[i].name < vms[j].name })
+	return vms
+}
+
+// Subscribe follows events, beginning with those after the given id.
+func (a *Agent) Subscribe(after uint64) *Subscriber { return a.bus.subscribe(after) }
+
+func (a *Agent) publish(e Event) {
+	a.bus.publish(e)
+	a.log.Info(e.Type, "vm", e.VM, "drive", e.Drive, "operation", e.Operation, "detail", e.Detail)
+}
+
+// write makes a record durable; a record that says nothing any more is removed.
+func (a *Agent) write(rec Record, reserved bool) error {
+	key := recordKey(rec.VM, rec.Drive)
+	switch {
+	case rec.empty() && rec.Last == nil:
+		return a.journal.Delete(key)
+	case reserved:
+		return a.journal.PutReserved(key, rec)
+	}
+	return a.journal.Put(key, rec)
+}
+
+func (a *Agent) failPoint(name string) {
+	if f := a.opts().FailPoint; f != nil {
+		f(name)
+	}
+}
+
+// scanSoon has the watcher look for machines again.
+func (a *Agent) scanSoon() {
+	select {
+	case a.rescan <- struct{}{}:
+	default:
+	}
+}
+
+// remember keeps an operation for those who ask by id.
+func (a *Agent) remember(o *Operation) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopping {
+		return &Error{Code: Stopping, VM: o.VM, Drive: o.Drive, Detail: "trayd is stopping", Next: "try again when it runs"}
+	}
+	a.ops[o.ID] = o
+	a.opsOrder = append(a.opsOrder, o.ID)
+	for len(a.opsOrder) > keptOperations {
+		oldest := a.ops[a.opsOrder[0]]
+		if oldest != nil && !oldest.ended() {
+			break // never forget one that runs
+		}
+		delete(a.ops, a.opsOrder[0])
+		a.opsOrder = a.opsOrder[1:]
+	}
+	return nil
+}
+
+// Operation returns an operation by its id.
+func (a *Agent) Operation(id string) (*Operation, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o, ok := a.ops[id]
+	return o, ok
+}
+
+var nameEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// randomName is n random characters of nameEncoding, five bits each.
+func randomName(n int) string {
+	b := make([]byte, (n*5+7)/8)
+	rand.Read(b) // never fails (crypto/rand)
+	return nameEncoding.EncodeToString(b)[:n]
+}

@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sort"
+
+	"github.com/trayd/trayd/blockdev"
+)
+
+// Finding is one place where the records, QEMU and the kernel don't agree.
+type Finding struct {
+	VM      string `json:"vm"`
+	Drive   string `json:"drive,omitempty"`
+	Problem string `json:"problem"`
+	Next    string `json:"next"`
+}
+
+// Records are the durable records, as the journal has them, by machine and drive.
+func (a *Agent) Records() []Record {
+	a.mu.Lock()
+	vms := make([]*vm, 0, len(a.vms))
+	for _, v := range a.vms {
+		vms = append(vms, v)
+	}
+	a.mu.Unlock()
+	var records []Record
+	for _, v := range vms {
+		for _, d := range v.allDrives() {
+			if rec := d.record(); !rec.empty() || rec.Last != nil {
+				records = append(records, rec)
+			}
+		}
+	}
+	sort.Slice(records, func(i, j int) bool {
+		return recordKey(records[i].VM, records[i].Drive) < recordKey(records[j].VM, records[j].Drive)
+	})
+	return records
+}
+
+// Check compares every record with what QEMU and the kernel say, changing nothing.
+// Drives with an operation under way are left out: they are between two states.
+func (a *Agent) Check(ctx context.Context) []Finding {
+	findings := []Finding{}
+	if err := a.journal.Err(); err != nil {
+		findings = append(findings, Finding{Problem: "the state file takes no more changes: " + err.Error(), Next: "free space or replace the disk, then restart trayd"})
+	}
+	for _, v := range a.list() {
+		findings = append(findings, v.check(ctx)...)
+	}
+	return findings
+}
+
+func (v *vm) check(ctx context.Context) []Finding {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	s, release, err := v.acquire(ctx)
+	if err != nil {
+		return []Finding{{VM: v.name, Problem: err.Error(), Next: "until it answers, nothing is known of its drives"}}
+	}
+	defer release()
+	states, err := s.observeAll(ctx)
+	if err != nil {
+		return []Finding{{VM: v.name, Problem: "QEMU doesn't answer: " + err.Error(), Next: "until it answers, nothing is known of its drives"}}
+	}
+	var findings []Finding
+	expected := make(map[string]bool)
+	for _, d := range v.allDrives() {
+		st, there := states[d]
+		d.mu.Lock()
+		rec, busy := d.rec, d.op != nil
+		d.mu.Unlock()
+		if st.Medium != nil {
+			expected[st.Medium.Node] = true
+		}
+		if busy {
+			if rec.Change != nil {
+				expected[rec.Change.Node] = true
+			}
+			continue
+		}
+		if problem := disagreement(rec, st, there, s.process); problem != "" {
+			findings = append(findings, Finding{VM: v.name, Drive: d.name, Problem: problem, Next: "trayd settles it at its next look; see `trayctl events`"})
+		}
+	}
+	return append(findings, s.leaks(ctx, expected)...)
+}
+
+// disagreement says what the record claims and QEMU doesn't show.
+func disagreement(rec Record, st blockdev.State, there bool, p Process) string {
+	switch {
+	case rec.empty():
+		return ""
+	case !there:
+		return "the record speaks of a drive that the machine doesn't have"
+	case rec.Process != p:
+		return fmt.Sprintf("the record speaks of another QEMU (pid %d)", rec.Process.PID)
+	case rec.Change != nil:
+		return fmt.Sprintf("operation %s is not settled", rec.Change.ID)
+	case rec.Loaded != nil && st.Node() != rec.Loaded.Node:
+		return fmt.Sprintf("the record says that %s is in; QEMU shows %q", rec.Loaded.Medium.Name, st.Node())
+	}
+	return ""
+}
+
+// leaks finds nodes and descriptors that carry our mark and that nobody uses.
+func (s *session) leaks(ctx context.Context, expected map[string]bool) []Finding {
+	var findings []Finding
+	if nodes, err := blockdev.Nodes(ctx, s.conn, s.vm.a.mark); err == nil {
+		for _, n := range nodes {
+			if !expected[n] {
+				findings = append(findings, Finding{VM: s.vm.name, Problem: "node " + n + " is in no drive", Next: "restart trayd, which deletes it"})
+			}
+		}
+	}
+	run, err := s.conn.QueryStatus(ctx)
+	if err != nil || !run.Running {
+		return findings // a paused QEMU up to 8.2 keeps descriptors until it runs
+	}
+	if loans, err := blockdev.Lent(ctx, s.conn, s.vm.a.mark); err == nil {
+		for _, l := range loans {
+			if !s.vm.nodesInUse(nil)[l.Node] {
+				findings = append(findings, Finding{VM: s.vm.name, Problem: fmt.Sprintf("descriptor set %d (%s) is lent to nobody", l.FDSet, l.Node), Next: "trayd takes it back when the machine is resumed or trayd restarts"})
+			}
+		}
+	}
+	return findings
+}

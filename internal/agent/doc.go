@@ -1,0 +1,28 @@
+// Package agent is the heart of trayd: it attaches to the machines of a host,
+// takes one drive at a time from a request to a settled state, and after any
+// crash puts in order what it owns.
+//
+// # How it decides
+//
+// Everything that follows from a record (what we own and meant) and an
+// observation (what QEMU says) is decided by one pure function, plan. A change
+// that goes well, a failed one, an unknown outcome, a guest's own eject, a
+// reconnect and a start after a crash all end in the same loop: observe, plan,
+// carry out, until there is nothing left to do (settle).
+//
+// # How it is laid out
+//
+//	record.go     what is durable about a drive
+//	plan.go       the decision; steps.go carries its steps out
+//	operation.go  a request from intent to outcome; wait.go waits for a guest
+//	drive.go      one drive: who works on it, settle
+//	session.go    one connection to one QEMU: drives, events
+//	vm.go         one machine: attach, reconnect, let go
+//	watch.go      which machines there are
+//	medium.go     a medium's name to an open descriptor beneath an allowed root
+//	status.go     what others may see
+//	check.go      records against QEMU
+//
+// Lock order: Agent.mu, then vm.mu, then drive.mu. None is held across a call to
+// QEMU, to the journal or to the file system.
+package agent

@@ -1,0 +1,340 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/trayd/trayd/blockdev"
+)
+
+const (
+	// askedWindow is how long, while the machine runs, a guest may answer an
+	// eject request that was withdrawn. Linux polls its drives every two seconds;
+	// a slow guest under load gets the rest.
+	askedWindow = 30 * time.Second
+	// settleRounds bounds observe, plan, carry out. A drive needs two or three;
+	// a guest that plays with its tray may need more, and gets another look later.
+	settleRounds = 8
+	// lookDelay is how long after an operation the tray's own events are looked
+	// into: they are the operation's in all likelihood, and the next operation
+	// looks anyway.
+	lookDelay = 250 * time.Millisecond
+	// retryDelay is between attempts to settle a drive that can't be settled now.
+	retryDelay = 2 * time.Second
+)
+
+// drive is one CD drive of one machine.
+type drive struct {
+	vm   *vm
+	name string
+	turn chan struct{} // holds a token while somebody works on the drive
+	wake chan struct{} // the tray moved, or the connection ended
+
+	mu         sync.Mutex // guards below
+	info       blockdev.Drive
+	rec        Record
+	op         *Operation // running
+	unsettled  string     // why the drive's state is not known or not as it should be
+	again      bool       // another look was asked for while somebody worked on the drive
+	askedSince time.Time  // since when, in the machine's running time, Asked stands
+	timer      *time.Timer
+}
+
+func newDrive(v *vm, name string) *drive {
+	return &drive{
+		vm: v, name: name,
+		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		rec: Record{VM: v.name, Drive: name},
+	}
+}
+
+func (d *drive) setInfo(info blockdev.Drive) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.info = info
+}
+
+func (d *drive) id() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.info.ID
+}
+
+func (d *drive) record() Record {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rec
+}
+
+func (d *drive) setRecord(rec Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if rec.Asked != nil && (d.rec.Asked == nil || *rec.Asked != *d.rec.Asked) {
+		d.askedSince = time.Now()
+	}
+	d.rec = rec
+}
+
+// write makes a record durable, then current. Outcomes may use the space that the
+// journal keeps in reserve for them.
+func (d *drive) write(rec Record, outcome bool) error {
+	if err := d.vm.a.write(rec, outcome); err != nil {
+		return err
+	}
+	d.setRecord(rec)
+	return nil
+}
+
+// idle reports whether there is nothing that a new connection has to settle.
+func (d *drive) idle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rec.empty()
+}
+
+// quiet reports whether what QEMU just said asks for nothing to be done.
+func (d *drive) quiet(st blockdev.State, there bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.op != nil || d.rec.empty() {
+		return true
+	}
+	if d.rec.Asked != nil || d.rec.Change != nil {
+		return false
+	}
+	return len(plan(d.rec, d.observation(st, there))) == 0
+}
+
+// observation is what can be said without asking QEMU more. d.mu is held.
+func (d *drive) observation(st blockdev.State, there bool) Observation {
+	return Observation{
+		VM: Present, NoDrive: !there, Node: st.Node(), TrayOpen: st.TrayOpen, Locked: st.Locked,
+		Policy: d.vm.a.opts().GuestEject, Now: time.Now().UTC(), Running: d.op != nil,
+	}
+}
+
+// wakeUp tells an operation that waits for the guest to look at the drive now.
+func (d *drive) wakeUp() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// trayMoved is told of DEVICE_TRAY_MOVED.
+func (d *drive) trayMoved(s *session) {
+	d.wakeUp()
+	d.mu.Lock()
+	busy := d.op != nil
+	if busy {
+		d.again = true
+	}
+	d.mu.Unlock()
+	if !busy {
+		d.vm.a.start(func() { d.settleNow(d.vm.a.ctx, s) })
+	}
+}
+
+// lookLater has the drive looked at after a while, by whatever session there is
+// then.
+func (d *drive) lookLater(after time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	d.timer = time.AfterFunc(after, func() {
+		a := d.vm.a
+		if a.ctx.Err() != nil {
+			return
+		}
+		s, release := d.vm.current()
+		if s == nil {
+			if a.opts().Attach == OnDemand {
+				d.vm.kickNow() // connecting settles the drive
+			}
+			return
+		}
+		defer release()
+		d.settleNow(a.ctx, s)
+	})
+}
+
+// settleNow settles the drive unless somebody is at work on it, who will.
+func (d *drive) settleNow(ctx context.Context, s *session) {
+	select {
+	case d.turn <- struct{}{}:
+	default:
+		d.mu.Lock()
+		d.again = true
+		d.mu.Unlock()
+		return
+	}
+	d.settle(ctx, s, nil)
+	d.giveUpTurn()
+}
+
+// giveUpTurn lets others work on the drive, and sees to it that what was asked for
+// meanwhile is done.
+func (d *drive) giveUpTurn() {
+	<-d.turn
+	d.mu.Lock()
+	again := d.again
+	d.again = false
+	asked := d.rec.Asked != nil
+	unsettled := d.unsettled != ""
+	d.mu.Unlock()
+	switch {
+	case again:
+		d.lookLater(lookDelay)
+	case unsettled:
+		d.lookLater(retryDelay)
+	case asked:
+		d.lookLater(askedWindow + time.Second)
+	}
+}
+
+// machineEnded lets go of what the drive had, when its QEMU is no more.
+func (d *drive) machineEnded() { d.settleNow(d.vm.a.ctx, nil) }
+
+// settle observes, plans and carries out until nothing is left to do. The caller
+// has the turn. given is why a running operation gives up; nil when none does, or
+// when it succeeded.
+func (d *drive) settle(ctx context.Context, s *session, given *GivenUp) {
+	err := d.trySettle(ctx, s, given)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unsettled = ""
+	if err != nil {
+		d.unsettled = err.Error()
+	}
+}
+
+var errNotSettled = errors.New("the drive keeps changing")
+
+func (d *drive) trySettle(ctx context.Context, s *session, given *GivenUp) error {
+	deep := given != nil || d.record().Change == nil || !d.inFlight()
+	for range settleRounds {
+		obs, err := d.observe(ctx, s, deep)
+		if err != nil {
+			return err
+		}
+		obs.GivenUp = given
+		rec := d.record()
+		if !deep && rec.Change != nil && (obs.Node != rec.Change.Node || obs.TrayOpen) {
+			deep = true // not the smooth end: look at everything
+			continue
+		}
+		steps := plan(rec, obs)
+		if obs.VM == Silent && !rec.empty() {
+			return fmt.Errorf("QEMU doesn't answer: what is in the drive is not known")
+		}
+		for _, st := range steps {
+			if err := d.carryOut(ctx, s, obs, st); err != nil {
+				return err
+			}
+		}
+		if rec = d.record(); rec.Change == nil {
+			return nil
+		}
+	}
+	return errNotSettled
+}
+
+// inFlight reports whether the record's change is that of the running operation,
+// which leaves nothing behind when it goes well.
+func (d *drive) inFlight() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.op != nil && d.rec.Change != nil && d.op.ID == d.rec.Change.ID && !d.rec.Change.Stepwise
+}
+
+// observe asks QEMU about the drive. A shallow look is one query; a deep one also
+// finds the nodes and descriptors that a death may have left.
+func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation, error) {
+	if s == nil || s.conn.Err() != nil {
+		return d.unobserved(ctx), nil
+	}
+	id := d.id()
+	st, err := blockdev.Observe(ctx, s.conn, id)
+	noDrive := errors.Is(err, blockdev.ErrNoDrive)
+	if err != nil && !noDrive {
+		if s.conn.Err() != nil {
+			return d.unobserved(ctx), nil
+		}
+		return Observation{VM: Silent}, nil
+	}
+	d.mu.Lock()
+	rec := d.rec
+	obs := d.observation(st, !noDrive)
+	d.mu.Unlock()
+	if !rec.empty() && rec.Process != s.process {
+		obs.VM = Replaced
+		return obs, nil
+	}
+	if !deep {
+		return obs, nil
+	}
+	if rec.Change != nil || rec.Asked != nil {
+		if obs.Nodes, err = s.ownNodes(ctx, d); err != nil {
+			return Observation{VM: Silent}, nil
+		}
+		loans, err := blockdev.Lent(ctx, s.conn, d.vm.a.mark)
+		if err != nil {
+			return Observation{VM: Silent}, nil
+		}
+		claimed := s.vm.nodesInUse(d)
+		for _, l := range loans {
+			if !claimed[l.Node] {
+				obs.Loans = append(obs.Loans, l)
+			}
+		}
+	}
+	if rec.Asked != nil {
+		obs.AskedOver, err = d.askedOver(ctx, s)
+		if err != nil {
+			return Observation{VM: Silent}, nil
+		}
+	}
+	return obs, nil
+}
+
+// exitGrace is how long a process may take to be gone once its socket is closed.
+const exitGrace = 2 * time.Second
+
+// unobserved is the observation of a QEMU that can't be asked: it has ended, or
+// nobody knows.
+func (d *drive) unobserved(ctx context.Context) Observation {
+	d.mu.Lock()
+	obs := Observation{VM: Silent, Now: time.Now().UTC(), Running: d.op != nil}
+	p := d.rec.Process
+	d.mu.Unlock()
+	for end := time.Now().Add(exitGrace); ; {
+		if !p.alive(d.vm.a.boot) {
+			obs.VM = Gone
+			return obs
+		}
+		if time.Now().After(end) || ctx.Err() != nil {
+			return obs
+		}
+		time.Sleep(10 * time.Millisecond) // there is no event for a stranger's exit
+	}
+}
+
+// askedOver reports whether the guest has had its time. A paused guest has none.
+func (d *drive) askedOver(ctx context.Context, s *session) (bool, error) {
+	st, err := s.conn.QueryStatus(ctx)
+	if err != nil {
+		return false, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !st.Running {
+		d.askedSince = time.Now()
+		return false, nil
+	}
+	return time.Since(d.askedSince) >= askedWindow, nil
+}

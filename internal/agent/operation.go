@@ -1,0 +1,366 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/qmp"
+)
+
+// The verbs of a request.
+const (
+	Insert  = "insert"
+	Replace = "change"
+	Eject   = "eject"
+)
+
+// Request is what somebody wants done to a drive.
+type Request struct {
+	VM, Drive string // Drive may be empty when the machine has one CD drive
+	Verb      string
+	Medium    string
+	// Wait is how long a guest may hold the door; nil means the configured time.
+	Wait *time.Duration
+	// Force takes the disc at once, ThenForce when the guest's time is over.
+	Force, ThenForce bool
+	// NoValidate lets in what is no disc; for the privileged only.
+	NoValidate bool
+	By         Caller
+}
+
+// Caller is who asked.
+type Caller struct {
+	Name       string // for the audit line
+	Privileged bool
+}
+
+// Phase is where a running operation is.
+type Phase string
+
+// The phases.
+const (
+	Starting  Phase = "starting"
+	Waiting   Phase = "waiting-for-guest"
+	Changing  Phase = "changing"
+	Unsettled Phase = "unsettled" // the outcome is not known; QEMU is being asked
+	Ended     Phase = "ended"
+)
+
+// Operation is a request on its way. Its exported fields never change.
+type Operation struct {
+	ID, VM, Drive string
+	Verb, Medium  string
+	By            string
+	Since         time.Time
+
+	drive  *drive
+	req    Request
+	opts   *Options
+	done   chan struct{} // closed when the caller can be answered
+	cancel chan struct{} // closed to stop waiting for the guest
+
+	mu       sync.Mutex // guards below
+	phase    Phase
+	deadline time.Time // of Waiting
+	why      string    // why waiting was stopped
+	outcome  *Outcome
+	err      error
+}
+
+// Start checks a request and begins to carry it out. The error says why it wasn't
+// begun; nothing was touched then. A begun operation goes on whatever becomes of
+// the caller.
+func (a *Agent) Start(req Request) (*Operation, error) {
+	o, err := a.begin(req)
+	if err != nil {
+		return nil, err
+	}
+	a.start(o.run)
+	return o, nil
+}
+
+func (a *Agent) begin(req Request) (*Operation, error) {
+	switch req.Verb {
+	case Insert, Replace, Eject:
+	default:
+		return nil, newError(BadRequest, "use insert, change or eject", "no operation %q", req.Verb)
+	}
+	if req.NoValidate && !req.By.Privileged {
+		return nil, newError(Forbidden, "ask root to insert it, or use an ISO 9660 or UDF image",
+			"only root may insert a medium without validation")
+	}
+	if req.Wait != nil && *req.Wait < 0 {
+		return nil, newError(BadRequest, "use a duration such as 10s", "a negative time to wait: %s", *req.Wait)
+	}
+	v, err := a.lookUpVM(req.VM)
+	if err != nil {
+		return nil, err
+	}
+	d, err := v.findDrive(a.ctx, req.Drive)
+	if err != nil {
+		return nil, err
+	}
+	o := &Operation{
+		ID: randomName(10), VM: v.name, Drive: d.name, Verb: req.Verb, Medium: req.Medium, By: req.By.Name,
+		Since: time.Now(), drive: d, req: req, opts: a.opts(),
+		done: make(chan struct{}), cancel: make(chan struct{}), phase: Starting,
+	}
+	d.mu.Lock()
+	if other := d.op; other != nil {
+		d.mu.Unlock()
+		return nil, other.busy()
+	}
+	d.op = o
+	d.mu.Unlock()
+	if err := a.remember(o); err != nil {
+		o.free()
+		return nil, err
+	}
+	return o, nil
+}
+
+// busy is the answer to a second request for the drive.
+func (o *Operation) busy() error {
+	e := &Error{Code: DriveBusy, VM: o.VM, Drive: o.Drive, Operation: o.ID,
+		Detail: fmt.Sprintf("drive %s/%s is busy: operation %s (%s %s) is under way", o.VM, o.Drive, o.ID, o.Verb, o.Medium),
+		Next:   fmt.Sprintf("wait for it; `trayctl drives %s/%s` shows it", o.VM, o.Drive)}
+	switch o.Phase() {
+	case Waiting:
+		e.Next = fmt.Sprintf("wait for it, or stop its waiting with `trayctl cancel %s/%s`", o.VM, o.Drive)
+	case Unsettled:
+		e.Next = "QEMU hasn't answered yet: the drive settles by itself as soon as it does"
+	}
+	return e
+}
+
+// free lets others use the drive.
+func (o *Operation) free() {
+	o.drive.mu.Lock()
+	defer o.drive.mu.Unlock()
+	if o.drive.op == o {
+		o.drive.op = nil
+	}
+}
+
+// run takes the operation from request to outcome.
+func (o *Operation) run() {
+	a, d := o.drive.vm.a, o.drive
+	ctx := a.ctx
+	a.publish(Event{Type: EventStarted, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: o.Verb + " " + o.Medium})
+	select {
+	case d.turn <- struct{}{}: // a settle at work ends soon
+	case <-ctx.Done():
+		o.leave()
+		o.answer(nil, &Error{Code: Stopping, Detail: "trayd is stopping", Next: "try again when it runs"})
+		return
+	}
+	s, release, err := d.vm.acquire(ctx)
+	if err != nil {
+		d.giveUpTurn()
+		o.leave()
+		o.answer(nil, err)
+		return
+	}
+	defer release()
+	last, err := o.perform(ctx, s)
+	if CodeOf(err) == Unknown {
+		o.setPhase(Unsettled)
+		o.answer(nil, err)
+		o.settleUnknown(ctx, s)
+		d.giveUpTurn()
+		o.leave()
+		return
+	}
+	// The drive is free before the caller hears of it, so that its next request
+	// isn't refused as busy.
+	d.giveUpTurn()
+	o.leave()
+	o.answer(last, err)
+}
+
+// leave ends the operation's hold on its drive.
+func (o *Operation) leave() {
+	o.setPhase(Ended)
+	o.free()
+}
+
+// perform is the whole change but for what follows an unknown outcome.
+func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
+	d := o.drive
+	t, err := o.prepare(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if t.file != nil {
+		defer t.file.Close()
+	}
+	if t.nothingToDo != "" {
+		return &Outcome{Operation: o.ID, Verb: o.Verb, Medium: o.Medium, By: o.By, Result: Done, Reason: t.nothingToDo, At: time.Now().UTC()}, nil
+	}
+	rec := d.record()
+	rec.Process = s.process
+	rec.Asked = nil
+	rec.Change = &t.change
+	if err := d.write(rec, false); err != nil {
+		return nil, newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
+			"the change can't be written to the state file: %w", err)
+	}
+	d.vm.a.failPoint("intent-written")
+	o.setPhase(Changing)
+	attempt := o.change(ctx, s, t)
+	return o.conclude(ctx, s, attempt)
+}
+
+// conclude settles the drive after the attempt and says what came of it.
+func (o *Operation) conclude(ctx context.Context, s *session, attempt error) (*Outcome, error) {
+	d := o.drive
+	if errors.Is(attempt, qmp.ErrUnanswered) && s.conn.Err() == nil {
+		return nil, o.unknown(attempt)
+	}
+	settle, cancel := context.WithTimeout(ctx, o.opts.Command+exitGrace)
+	defer cancel()
+	var given *GivenUp
+	if attempt != nil {
+		given = &GivenUp{Result: Failed, Reason: attempt.Error()}
+		if CodeOf(attempt) == CancelledCode {
+			given.Result = Cancelled
+		}
+	}
+	d.settle(settle, s, given)
+	last := d.record().Last
+	if d.record().Change != nil || last == nil || last.Operation != o.ID {
+		d.mu.Lock()
+		why := d.unsettled
+		d.mu.Unlock()
+		if o.confirmed(settle, s) {
+			return nil, &Error{Code: Incomplete, VM: o.VM, Drive: o.Drive, Operation: o.ID,
+				Detail: fmt.Sprintf("%s of %s/%s is done in the machine, but not settled: %s", o.Verb, o.VM, o.Drive, why),
+				Next:   "nothing is lost: trayd goes on by itself; `trayctl drives` shows when it is settled"}
+		}
+		return nil, o.unknown(errors.New(why))
+	}
+	return last, o.verdict(last, attempt)
+}
+
+// confirmed reports whether QEMU shows what was asked for.
+func (o *Operation) confirmed(ctx context.Context, s *session) bool {
+	c := o.drive.record().Change
+	st, err := blockdev.Observe(ctx, s.conn, o.drive.id())
+	return err == nil && c != nil && (c.Kind == Ejecting && st.Medium == nil || c.Kind == Loading && st.Node() == c.Node)
+}
+
+// verdict is the error that belongs to an outcome; nil when it is as was asked.
+func (o *Operation) verdict(last *Outcome, attempt error) error {
+	switch last.Result {
+	case Done:
+		return nil
+	case Overtaken:
+		return o.error(OvertakenCode, "look at the drive, then decide", "%s of %s/%s was overtaken: %s", o.Verb, o.VM, o.Drive, last.Reason)
+	case MachineEnd:
+		return o.error(MachineEnded, "start the machine and try again", "%s of %s/%s: %s while the disc was being changed", o.Verb, o.VM, o.Drive, last.Reason)
+	}
+	var known *Error
+	if errors.As(attempt, &known) {
+		return known
+	}
+	return o.error(QEMURefused, "the old disc is still in; the cause is on the host: see QEMU's words above",
+		"%s of %s/%s failed: %w", o.Verb, o.VM, o.Drive, attempt)
+}
+
+func (o *Operation) error(code Code, next, format string, args ...any) *Error {
+	e := newError(code, next, format, args...)
+	e.VM, e.Drive, e.Operation = o.VM, o.Drive, o.ID
+	return e
+}
+
+func (o *Operation) unknown(cause error) error {
+	return o.error(Unknown, fmt.Sprintf("trayd goes on asking; `trayctl drives %s/%s` shows the outcome as soon as QEMU answers", o.VM, o.Drive),
+		"outcome unknown: QEMU did not say what became of %s %s on %s/%s: %w", o.Verb, o.Medium, o.VM, o.Drive, cause)
+}
+
+// settleUnknown waits for QEMU, as long as it takes: commands on one monitor are
+// executed in their order, so its next answer comes after the one that is missing.
+func (o *Operation) settleUnknown(ctx context.Context, s *session) {
+	d := o.drive
+	d.vm.a.publish(Event{Type: EventUnsettled, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: "QEMU doesn't answer: the outcome is not known yet"})
+	d.settle(ctx, s, nil)
+	if last := d.record().Last; last != nil && last.Operation == o.ID {
+		o.mu.Lock()
+		o.outcome, o.err = last, o.verdict(last, errors.New(last.Reason))
+		o.mu.Unlock()
+		d.vm.a.publish(Event{Type: EventSettled, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: string(last.Result)})
+	}
+}
+
+// task is a prepared change.
+type task struct {
+	change      Change
+	file        *os.File // the new disc; nil for an eject
+	id          string   // QEMU's id of the drive
+	before      blockdev.State
+	nothingToDo string // why there is nothing to do
+}
+
+// change tries until the disc is changed, the guest's time is over, or it fails.
+func (o *Operation) change(ctx context.Context, s *session, t *task) (err error) {
+	a := o.drive.vm.a
+	bounded, cancel := s.command(ctx)
+	defer cancel()
+	changer, err := s.changer(bounded, func(st blockdev.Step) { a.failPoint(string(st)) })
+	if err != nil {
+		return err
+	}
+	if t.file == nil {
+		return o.attempts(ctx, s, t, func(ctx context.Context, force bool) error {
+			return changer.Eject(ctx, t.id, force)
+		})
+	}
+	disc, err := blockdev.Lend(bounded, s.conn, t.file, t.change.Node)
+	if err != nil {
+		return err
+	}
+	a.failPoint("descriptor-passed")
+	err = o.attempts(ctx, s, t, func(ctx context.Context, force bool) error {
+		return changer.Swap(ctx, t.id, disc, force)
+	})
+	if errors.Is(err, qmp.ErrUnanswered) {
+		return err // the loan is found and ended when QEMU answers again
+	}
+	ending, cancel := s.command(ctx)
+	defer cancel()
+	if e := takeBack(ending, s, disc.FDSet); e != nil {
+		return errors.Join(err, e)
+	}
+	a.failPoint("taken-back")
+	return err
+}
+
+// answer answers the caller.
+func (o *Operation) answer(outcome *Outcome, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if e := (*Error)(nil); errors.As(err, &e) && e.Operation == "" {
+		named := *e
+		named.VM, named.Drive, named.Operation = o.VM, o.Drive, o.ID
+		err = &named
+	}
+	o.outcome, o.err = outcome, err
+	audit(o, outcome, err)
+	close(o.done)
+}
+
+// audit leaves a line of every request: who, what, where, how it ended.
+func audit(o *Operation, outcome *Outcome, err error) {
+	log := o.drive.vm.a.log.With("audit", true, "by", o.By, "verb", o.Verb, "vm", o.VM, "drive", o.Drive,
+		"medium", o.Medium, "operation", o.ID, "took", time.Since(o.Since).Round(time.Microsecond))
+	if err != nil {
+		log.Warn("refused or failed", "code", CodeOf(err), "error", err)
+		return
+	}
+	log.Info("done", "result", outcome.Result, "reason", outcome.Reason)
+}

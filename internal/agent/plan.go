@@ -1,0 +1,350 @@
+package agent
+
+import (
+	"strings"
+	"time"
+
+	"github.com/trayd/trayd/blockdev"
+)
+
+// Presence is whether the QEMU that a record speaks of can be asked.
+type Presence string
+
+// The presences.
+const (
+	Present  Presence = "present"  // it answered
+	Silent   Presence = "silent"   // it lives, or may, and doesn't answer: nobody guesses
+	Gone     Presence = "gone"     // its process has ended
+	Replaced Presence = "replaced" // another process answers under its name
+)
+
+// GuestEject is what follows a guest's own eject of a disc of ours.
+type GuestEject string
+
+// The policies: take the disc out, or leave it in the open tray.
+const (
+	GuestEjectRelease GuestEject = "release"
+	GuestEjectKeep    GuestEject = "keep"
+)
+
+// Observation is everything that plan may know besides the record.
+type Observation struct {
+	VM       Presence
+	NoDrive  bool   // QEMU has no such drive any more
+	Node     string // the node in the drive; "" for an empty drive
+	TrayOpen bool
+	Locked   bool
+	// Nodes are the nodes of ours that exist in QEMU and that no other drive's
+	// record claims, in this drive or outside any.
+	Nodes []string
+	// Loans are descriptors lent for this drive that no running operation uses.
+	Loans []blockdev.Loan
+	// AskedOver is set when the guest has had its time to answer the withdrawn
+	// request that the record holds.
+	AskedOver bool
+	// GivenUp is set when the operation of the record's change has come to its
+	// end without success: why, and as what.
+	GivenUp *GivenUp
+	// Running is set while the operation of the record's change waits for what
+	// comes of it; without it, the outcome is one that was found out afterwards.
+	Running bool
+	Policy  GuestEject
+	Now     time.Time
+}
+
+// GivenUp is why an operation ended without success.
+type GivenUp struct {
+	Result Result
+	Reason string
+}
+
+// Step is one thing to do. Each may be repeated: recovery can be killed at any
+// step and starts again with a new observation.
+type Step interface{ step() }
+
+// The steps.
+type (
+	// CloseTray closes the drive's tray.
+	CloseTray struct{}
+	// OpenTray opens the tray of an empty drive.
+	OpenTray struct{}
+	// RemoveMedium takes the disc out of the open tray.
+	RemoveMedium struct{}
+	// InsertNode puts an existing node into the open, empty tray.
+	InsertNode struct{ Node string }
+	// Restore opens a file again and puts it into the drive under a node name.
+	Restore struct{ Path, Node string }
+	// DeleteNode deletes a node outside the drive.
+	DeleteNode struct{ Node string }
+	// TakeBack ends the loan of a descriptor.
+	TakeBack struct{ FDSet int }
+	// Write makes the record durable and tells what it means.
+	Write struct {
+		Record Record
+		Event  string // the event's type; "" for none
+		Detail string
+	}
+)
+
+func (CloseTray) step()    {}
+func (OpenTray) step()     {}
+func (RemoveMedium) step() {}
+func (InsertNode) step()   {}
+func (Restore) step()      {}
+func (DeleteNode) step()   {}
+func (TakeBack) step()     {}
+func (Write) step()        {}
+
+// plan decides what to do about a drive, from what we own and meant and what
+// QEMU says. It is pure. No steps: the drive is settled, or (Silent) must wait.
+func plan(rec Record, obs Observation) []Step {
+	switch obs.VM {
+	case Silent:
+		return nil
+	case Gone, Replaced:
+		return planEnded(rec, obs, "the machine ended")
+	}
+	if obs.NoDrive {
+		return planEnded(rec, obs, "the drive was removed from the machine")
+	}
+	var steps []Step
+	for _, l := range obs.Loans {
+		steps = append(steps, TakeBack{l.FDSet})
+	}
+	switch {
+	case rec.Change == nil:
+		steps = append(steps, planSettled(rec, obs)...)
+	case rec.Change.Kind == Loading:
+		steps = append(steps, planLoading(rec, obs)...)
+	default:
+		steps = append(steps, planEjecting(rec, obs)...)
+	}
+	return steps
+}
+
+// planEnded lets go of everything: the QEMU that had it is no more.
+func planEnded(rec Record, obs Observation, why string) []Step {
+	if rec.empty() {
+		return nil
+	}
+	next := rec
+	next.Loaded, next.Change, next.Asked = nil, nil, nil
+	event, detail := EventReleased, why
+	if c := rec.Change; c != nil {
+		next.Last = outcome(c, MachineEnd, why, obs)
+		event = EventSettled
+	}
+	return []Step{Write{next, event, detail}}
+}
+
+// planSettled looks at a drive on which nothing is under way: did the guest, or
+// somebody else, do something?
+func planSettled(rec Record, obs Observation) []Step {
+	if a := rec.Asked; a != nil {
+		next := rec
+		next.Asked = nil
+		switch {
+		case obs.Node != a.Node || obs.AskedOver:
+			return append(strays(obs, ""), Write{Record: next})
+		case obs.TrayOpen:
+			return append(strays(obs, ""), CloseTray{}, Write{next, EventTrayPutRight,
+				"the guest opened the tray for operation " + a.Operation + ", which had been given up: closed again"})
+		}
+	}
+	in := rec.Loaded
+	if in == nil {
+		return strays(obs, "")
+	}
+	next := rec
+	next.Loaded, next.Asked = nil, nil
+	switch {
+	case obs.Node == "":
+		return append(strays(obs, ""), Write{next, EventReleased, in.Medium.Name + " was taken out by somebody else"})
+	case obs.Node != in.Node:
+		return append(strays(obs, ""), Write{next, EventConflict,
+			"somebody else put another disc in place of " + in.Medium.Name + ": it is left alone"})
+	case obs.TrayOpen && obs.Policy == GuestEjectRelease:
+		// The intent first, as for any eject: recovery must know that an empty
+		// open tray is our own doing.
+		next = rec
+		next.Change = &Change{
+			ID: in.Node + "-guest", Verb: "eject", Kind: Ejecting, By: ByGuest, Since: obs.Now,
+			From: Before{Node: in.Node, File: in.Medium.Path, TrayOpen: true},
+		}
+		return append(strays(obs, ""), Write{next, EventGuestEjected, "the guest ejected " + in.Medium.Name})
+	}
+	return strays(obs, "")
+}
+
+// planLoading ends an insert or a change: forward when QEMU has the new disc,
+// back when it has the old one, and out of the way when it has somebody else's.
+func planLoading(rec Record, obs Observation) []Step {
+	c := rec.Change
+	switch obs.Node {
+	case c.Node:
+		return forward(rec, obs, nil)
+	case c.From.Node:
+		return back(rec, obs, closeIfOurs(c, obs))
+	case restoredNode(c): // cut off after the old disc had been put back
+		return back(restored(rec), obs, closeIfOurs(c, obs))
+	case "":
+		if !c.Stepwise {
+			break
+		}
+		// The tray is out and the old disc with it. Never leave it empty: the
+		// new disc goes in when QEMU has it open, else the old one goes back.
+		var steps []Step
+		if !obs.TrayOpen {
+			steps = append(steps, OpenTray{})
+		}
+		switch {
+		case obs.GivenUp == nil && has(obs.Nodes, c.Node):
+			return forward(rec, obs, append(steps, InsertNode{c.Node}, CloseTray{}))
+		case has(obs.Nodes, c.From.Node):
+			return back(rec, obs, append(steps, InsertNode{c.From.Node}, CloseTray{}))
+		case c.From.File != "":
+			return back(restored(rec), obs, append(steps, Restore{c.From.File, restoredNode(c)}))
+		}
+		return forward(rec, obs, append(steps, InsertNode{c.Node}, CloseTray{}))
+	}
+	next := rec
+	next.Loaded, next.Change = nil, nil
+	what := "the disc was taken out by somebody else"
+	if obs.Node != "" {
+		what = "somebody else's disc is in the drive: it is left alone"
+	}
+	next.Last = outcome(c, Overtaken, what, obs)
+	return append(strays(obs, ""), Write{next, EventConflict, what})
+}
+
+// planEjecting ends an eject: finished once the disc is out, rolled back before.
+func planEjecting(rec Record, obs Observation) []Step {
+	c := rec.Change
+	next := rec
+	next.Change = nil
+	switch obs.Node {
+	case "":
+		var steps []Step
+		if obs.TrayOpen {
+			steps = append(steps, CloseTray{})
+		}
+		next.Loaded, next.Asked = nil, nil
+		next.Last = outcome(c, Done, "", obs)
+		return append(append(steps, strays(obs, "")...), Write{next, EventEjected, ejected(rec)})
+	case c.From.Node:
+		switch {
+		case c.By == ByGuest && obs.TrayOpen:
+			next.Change, next.Loaded, next.Asked = nil, nil, nil
+			next.Last = outcome(c, Done, "", obs)
+			return append([]Step{RemoveMedium{}, CloseTray{}},
+				append(strays(obs, ""), Write{next, EventEjected, ejected(rec)})...)
+		case c.By == ByGuest:
+			// The guest closed the tray again before anything was done.
+			return append(strays(obs, ""), Write{Record: next})
+		}
+		return back(rec, obs, closeIfOurs(c, obs))
+	}
+	next.Loaded = nil
+	what := "somebody else's disc is in the drive: it is left alone"
+	next.Last = outcome(c, Overtaken, what, obs)
+	return append(strays(obs, ""), Write{next, EventConflict, what})
+}
+
+// closeIfOurs closes a tray that is open and was closed before the change.
+func closeIfOurs(c *Change, obs Observation) []Step {
+	if obs.TrayOpen && !c.From.TrayOpen {
+		return []Step{CloseTray{}}
+	}
+	return nil
+}
+
+// forward ends a change with its new disc in.
+func forward(rec Record, obs Observation, steps []Step) []Step {
+	c := rec.Change
+	if len(steps) == 0 && obs.TrayOpen {
+		steps = append(steps, CloseTray{})
+	}
+	next := rec
+	next.Loaded = &Loaded{Medium: *c.Target, Node: c.Node, Since: obs.Now}
+	next.Change, next.Asked = nil, nil
+	if c.Asked && c.Forced {
+		// The guest may have fetched the request before the disc was forced out,
+		// and would now eject the new one.
+		next.Asked = &Asked{Operation: c.ID, Node: c.Node}
+	}
+	next.Last = outcome(c, Done, "", obs)
+	return append(append(steps, strays(obs, c.Node)...), Write{next, EventLoaded, c.Target.Name + " is in the drive"})
+}
+
+// back ends a change with the old disc, or the old emptiness, as it was.
+func back(rec Record, obs Observation, steps []Step) []Step {
+	c := rec.Change
+	next := rec
+	next.Change, next.Asked = nil, nil
+	// A guest that holds the door may have been asked, also when the agent died
+	// before it could say so: whatever opens the tray now is put right.
+	if c.From.Node != "" && !c.From.TrayOpen && (c.Asked || obs.Locked) {
+		next.Asked = &Asked{Operation: c.ID, Node: c.From.Node}
+	}
+	result, reason := Failed, "interrupted before the disc was changed: the drive is as it was"
+	if obs.GivenUp != nil {
+		result, reason = obs.GivenUp.Result, obs.GivenUp.Reason
+	}
+	next.Last = outcome(c, result, reason, obs)
+	return append(append(steps, strays(obs, c.From.Node)...), Write{next, EventRolledBack, reason})
+}
+
+// restored is rec with its old disc under the name of the node that brings it back.
+func restored(rec Record) Record {
+	c := *rec.Change
+	if rec.Loaded != nil && rec.Loaded.Node == c.From.Node {
+		in := *rec.Loaded
+		in.Node = restoredNode(rec.Change)
+		rec.Loaded = &in
+	}
+	c.From.Node = restoredNode(rec.Change)
+	rec.Change = &c
+	return rec
+}
+
+// restoredNode names the node of an old disc that had to be opened again. It has
+// the prefix of ours, and recovery that is cut off after it finds it in the drive.
+func restoredNode(c *Change) string { return c.Node + "-old" }
+
+// strays deletes this drive's own nodes that are in no drive; keep is about to be
+// or is in the drive already.
+func strays(obs Observation, keep string) []Step {
+	var steps []Step
+	for _, n := range obs.Nodes {
+		if n != keep && n != obs.Node {
+			steps = append(steps, DeleteNode{n})
+		}
+	}
+	return steps
+}
+
+func outcome(c *Change, r Result, reason string, obs Observation) *Outcome {
+	o := &Outcome{Operation: c.ID, Verb: c.Verb, By: c.By, Result: r, Reason: reason, At: obs.Now}
+	o.Recovered = !obs.Running && c.By != ByGuest
+	if c.Target != nil {
+		o.Medium = c.Target.Name
+	}
+	return o
+}
+
+func ejected(rec Record) string {
+	name := rec.Change.From.File
+	if rec.Loaded != nil {
+		name = rec.Loaded.Medium.Name
+	}
+	return strings.TrimSpace(name + " is out")
+}
+
+func has(names []string, name string) bool {
+	for _, n := range names {
+		if n == name && name != "" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/trayd/trayd/blockdev"
+)
+
+// prepare does everything that can fail without touching anything: it looks at the
+// drive, and resolves, opens and inspects the disc, both at the same time.
+func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
+	d := o.drive
+	type opened struct {
+		file   *os.File
+		medium *Medium
+		err    error
+	}
+	disc := make(chan opened, 1)
+	if o.Verb == Eject {
+		disc <- opened{}
+	} else {
+		go func() {
+			f, m, err := openMedium(o.Medium, o.opts.MediaRoots, !o.req.NoValidate)
+			disc <- opened{f, m, err}
+		}()
+	}
+	st, err := o.look(ctx, s, d.id())
+	got := <-disc
+	t := &task{file: got.file, id: d.id(), before: st}
+	if err == nil {
+		err = got.err
+	} else {
+		err = o.error(Unreachable, "is QEMU stopped or stalled? nothing was touched", "drive %s/%s can't be looked at: %w", o.VM, o.Drive, err)
+	}
+	if err == nil {
+		err = o.check(ctx, s, t, got.medium)
+	}
+	if err != nil {
+		if t.file != nil {
+			t.file.Close()
+		}
+		return nil, err
+	}
+	return t, nil
+}
+
+// check decides whether the request makes sense for what is in the drive, and fills
+// in the change.
+func (o *Operation) check(ctx context.Context, s *session, t *task, medium *Medium) error {
+	d := o.drive
+	d.mu.Lock()
+	fixed := d.info.Fixed
+	d.mu.Unlock()
+	if fixed != "" {
+		return o.error(DriveFixed, "see `trayctl drives "+o.VM+"` for the drives that can be changed",
+			"drive %s/%s can't be changed while the machine runs: %s", o.VM, o.Drive, fixed)
+	}
+	rec := d.record()
+	if rec.Change != nil || rec.Process != s.process {
+		// An earlier operation is not settled, or the record is of another QEMU.
+		d.settle(ctx, s, nil)
+		if rec = d.record(); rec.Change != nil {
+			return o.error(DriveBusy, "trayd goes on asking QEMU; try again when `trayctl drives` shows it settled",
+				"drive %s/%s is not settled: what became of operation %s is not known yet", o.VM, o.Drive, rec.Change.ID)
+		}
+	}
+	before := t.before
+	t.change = Change{
+		ID: o.ID, Verb: o.Verb, Kind: Ejecting, By: o.By, Since: time.Now().UTC(),
+		From: Before{Node: before.Node(), TrayOpen: before.TrayOpen},
+	}
+	if before.Medium != nil {
+		t.change.From.File = o.fileOf(rec, before)
+	}
+	if o.Verb == Eject {
+		if before.Medium == nil {
+			t.nothingToDo = "the drive is empty already"
+		}
+		return nil
+	}
+	if o.isIn(rec, before, medium, s) {
+		t.nothingToDo = "this disc is in already"
+		return nil
+	}
+	if o.Verb == Insert && before.Medium != nil {
+		return o.error(DriveOccupied, fmt.Sprintf("use `trayctl change %s/%s %s` to replace it", o.VM, o.Drive, o.Medium),
+			"drive %s/%s is not empty: %s is in", o.VM, o.Drive, mediumName(rec, before))
+	}
+	t.change.Kind = Loading
+	t.change.Target = medium
+	t.change.Node = d.vm.a.mark + o.ID
+	bounded, cancel := s.command(ctx)
+	defer cancel()
+	changer, err := s.changer(bounded, nil)
+	if err != nil {
+		return o.error(Unreachable, "nothing was touched; try again", "QEMU of %s can't be asked for its commands: %w", o.VM, err)
+	}
+	t.change.Stepwise = changer.Name() == "stepwise"
+	return nil
+}
+
+// fileOf is the file of the disc that is in, as far as it could be opened again.
+func (o *Operation) fileOf(rec Record, before blockdev.State) string {
+	if rec.Loaded != nil && rec.Loaded.Node == before.Node() {
+		return rec.Loaded.Medium.Path
+	}
+	if strings.HasPrefix(before.Medium.File, "/dev/fdset/") || !filepath.IsAbs(before.Medium.File) {
+		return ""
+	}
+	return before.Medium.File
+}
+
+// mediumName names what QEMU shows in the drive.
+func mediumName(rec Record, st blockdev.State) string {
+	if rec.Loaded != nil && rec.Loaded.Node == st.Node() {
+		return rec.Loaded.Medium.Name
+	}
+	return st.Medium.File
+}
+
+// isIn reports whether the disc that is asked for is in the closed drive already: by
+// our record, or because QEMU holds that very file open under that name.
+func (o *Operation) isIn(rec Record, before blockdev.State, m *Medium, s *session) bool {
+	if before.Medium == nil || before.TrayOpen {
+		return false
+	}
+	if rec.Loaded != nil && rec.Loaded.Node == before.Node() {
+		return rec.Loaded.Medium.same(m)
+	}
+	return before.Medium.File == m.Path && before.Medium.ReadOnly && before.Medium.Driver == "raw" && holdsOpen(s.process.PID, m)
+}
+
+// holdsOpen reports whether a process has the file open. A path says little: the
+// file there may be another by now.
+func holdsOpen(pid int, m *Medium) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, fd := range fds {
+		st, err := os.Stat(filepath.Join(dir, fd.Name()))
+		if err != nil {
+			continue
+		}
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Dev == m.Dev && sys.Ino == m.Inode {
+			return true
+		}
+	}
+	return false
+}
+
+// findDrive finds a drive by any of its names, or the only one.
+func (v *vm) findDrive(ctx context.Context, name string) (*drive, error) {
+	drives := v.knownDrives()
+	if len(drives) == 0 {
+		// Not attached yet, or on demand: attaching finds the drives.
+		ctx, cancel := context.WithTimeout(ctx, v.a.opts().Command)
+		defer cancel()
+		_, release, err := v.acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		release()
+		drives = v.knownDrives()
+	}
+	var names []string
+	for _, d := range drives {
+		d.mu.Lock()
+		is := name != "" && (d.name == name || d.info.Is(name))
+		d.mu.Unlock()
+		if is {
+			return d, nil
+		}
+		names = append(names, v.name+"/"+d.name)
+	}
+	switch {
+	case len(drives) == 0:
+		return nil, &Error{Code: NoSuchDrive, VM: v.name, Detail: "VM " + v.name + " has no CD drive",
+			Next: "a drive can't be added to a running machine: give it one (-device ide-cd or scsi-cd) at its next start"}
+	case name == "" && len(drives) == 1:
+		return drives[0], nil
+	case name == "":
+		return nil, &Error{Code: AmbiguousDrive, VM: v.name, Detail: fmt.Sprintf("VM %s has %d CD drives", v.name, len(drives)),
+			Next: "name one: " + list(names)}
+	}
+	return nil, &Error{Code: NoSuchDrive, VM: v.name, Drive: name, Detail: fmt.Sprintf("VM %s has no CD drive %s", v.name, name),
+		Next: "drives: " + list(names)}
+}
+
+// knownDrives are the drives that the running QEMU has shown.
+func (v *vm) knownDrives() []*drive {
+	v.mu.Lock()
+	s := v.session
+	v.mu.Unlock()
+	var known []*drive
+	for _, d := range v.allDrives() {
+		if s == nil || s.has(d) {
+			if d.id() != "" {
+				known = append(known, d)
+			}
+		}
+	}
+	return known
+}
+
+func (s *session) has(d *drive) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, known := range s.ids {
+		if known == d {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// Process tells one QEMU from the next of the same name: a pid alone is used
+// again. The zero Process is one whose identity the kernel didn't give.
+type Process struct {
+	PID int `json:"pid"`
+	// Start is the host's boot (the first eight digits of its boot id) and the
+	// process's start within it, in clock ticks: field 22 of /proc/PID/stat.
+	Start string `json:"start,omitempty"`
+}
+
+// lookUp reads the identity of a live process.
+func lookUp(pid int, boot string) Process {
+	fields := statFields(pid)
+	if len(fields) < 20 {
+		return Process{PID: pid}
+	}
+	return Process{PID: pid, Start: boot + "/" + string(fields[19])}
+}
+
+// alive reports whether the very process still runs (a zombie doesn't).
+func (p Process) alive(boot string) bool {
+	fields := statFields(p.PID)
+	if len(fields) < 20 || bytes.Equal(fields[0], []byte("Z")) {
+		return false
+	}
+	return p.Start == "" || p.Start == boot+"/"+string(fields[19])
+}
+
+// stopped reports whether the process is stopped by a signal or a debugger.
+func (p Process) stopped() bool {
+	fields := statFields(p.PID)
+	return len(fields) > 0 && (bytes.Equal(fields[0], []byte("T")) || bytes.Equal(fields[0], []byte("t")))
+}
+
+// statFields are the fields of /proc/PID/stat from the third (state) on: the
+// second, the name, may itself hold blanks and parentheses.
+func statFields(pid int) [][]byte {
+	if pid <= 0 {
+		return nil
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return nil
+	}
+	return bytes.Fields(b[i+1:])
+}
+
+// bootID is short for this boot of the host; "" where the kernel doesn't say.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || len(b) < 8 {
+		return ""
+	}
+	return strings.TrimSpace(string(b[:8]))
+}

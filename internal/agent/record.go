@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"time"
+)
+
+// Record is what is durable about one drive of one machine: what we put in and
+// what we are about to do. It is written before the first touch and after the
+// last; QEMU is asked for everything else.
+type Record struct {
+	VM    string `json:"vm"`
+	Drive string `json:"drive"`
+	// Process is the QEMU that the record speaks of. Another process of the same
+	// name has none of our discs.
+	Process Process `json:"process"`
+	// Loaded is the disc that we put in and that is in, as far as we know.
+	Loaded *Loaded `json:"loaded,omitempty"`
+	// Change is what is under way.
+	Change *Change `json:"change,omitempty"`
+	// Asked is set while a guest may still answer an eject request that nobody
+	// wants answered any more. A tray that it opens is closed again.
+	Asked *Asked `json:"asked,omitempty"`
+	// Last is how the last operation ended, for people.
+	Last *Outcome `json:"last,omitempty"`
+}
+
+// Medium is a disc, as it was when we opened it.
+type Medium struct {
+	// Name is the medium as it was asked for, Path the file that was opened.
+	Name string `json:"name"`
+	Path string `json:"path"`
+	// Dev, Inode, Size and Modified tell this file from another of that path.
+	Dev      uint64    `json:"dev"`
+	Inode    uint64    `json:"inode"`
+	Size     int64     `json:"size"`
+	Modified time.Time `json:"modified"`
+	VolumeID string    `json:"volume_id,omitempty"`
+}
+
+// same reports whether m and o are the same file with the same contents, as far
+// as the file system tells.
+func (m *Medium) same(o *Medium) bool {
+	return m.Path == o.Path && m.Dev == o.Dev && m.Inode == o.Inode && m.Size == o.Size && m.Modified.Equal(o.Modified)
+}
+
+// Loaded is a disc of ours in a drive.
+type Loaded struct {
+	Medium Medium    `json:"medium"`
+	Node   string    `json:"node"` // the node's name says which operation put it there
+	Since  time.Time `json:"since"`
+}
+
+// Kind is what a change does to the drive.
+type Kind string
+
+// The kinds of change. A change of discs is loading too: it ends with the new
+// disc in or with the old one.
+const (
+	Loading  Kind = "loading"
+	Ejecting Kind = "ejecting"
+)
+
+// Change is an operation that has begun to touch the drive, or is about to.
+type Change struct {
+	ID    string    `json:"id"`
+	Verb  string    `json:"verb"` // what the user said: insert, change, eject
+	Kind  Kind      `json:"kind"`
+	By    string    `json:"by"` // who asked; ByGuest when the guest did
+	Since time.Time `json:"since"`
+	// Target and Node are the disc to be loaded and the name of its node.
+	Target *Medium `json:"target,omitempty"`
+	Node   string  `json:"node,omitempty"`
+	// From is what was in the drive at the time: its node, its file, whether
+	// the tray was open.
+	From Before `json:"from"`
+	// Stepwise is set when the change goes through a drive that is empty for a
+	// moment, so that an empty drive can be our own doing.
+	Stepwise bool `json:"stepwise,omitempty"`
+	// Asked is set when the guest has been asked to eject.
+	Asked bool `json:"asked,omitempty"`
+	// Forced is set when the guest's answer was not waited for any longer.
+	Forced bool `json:"forced,omitempty"`
+}
+
+// Before is what was in the drive before a change.
+type Before struct {
+	Node     string `json:"node,omitempty"`
+	File     string `json:"file,omitempty"`
+	TrayOpen bool   `json:"tray_open,omitempty"`
+}
+
+// ByGuest is Change.By for an eject that the guest began.
+const ByGuest = "guest"
+
+// Asked is a withdrawn eject request.
+type Asked struct {
+	Operation string `json:"operation"`
+	Node      string `json:"node"` // the disc that was in
+}
+
+// Result is how an operation ended.
+type Result string
+
+// The results. An unknown outcome is no result: it stays open until QEMU answers.
+const (
+	Done       Result = "done"      // it is as was asked
+	Failed     Result = "failed"    // the drive is as it was before
+	Cancelled  Result = "cancelled" // given up on request; the drive is as it was before
+	Overtaken  Result = "overtaken" // somebody else's disc is in the drive, or ours was taken out
+	MachineEnd Result = "machine-ended"
+)
+
+// Outcome is the end of an operation.
+type Outcome struct {
+	Operation string    `json:"operation"`
+	Verb      string    `json:"verb"`
+	Medium    string    `json:"medium,omitempty"`
+	By        string    `json:"by,omitempty"`
+	Result    Result    `json:"result"`
+	Reason    string    `json:"reason,omitempty"`
+	At        time.Time `json:"at"`
+	// Recovered is set when the outcome was found out afterwards, by asking
+	// QEMU, and not by the operation itself.
+	Recovered bool `json:"recovered,omitempty"`
+}
+
+// empty reports whether the record says nothing that recovery needs.
+func (r *Record) empty() bool {
+	return r.Loaded == nil && r.Change == nil && r.Asked == nil
+}
+
+// recordKey is the record's key in the journal.
+func recordKey(vm, drive string) string { return recordPrefix + vm + "/" + drive }
+
+const recordPrefix = "drive/"

@@ -1,0 +1,293 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+
+	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/qmp"
+)
+
+// session is one connection to one QEMU. It is made whole (drives known) and ends
+// with its connection.
+type session struct {
+	vm      *vm
+	conn    *qmp.Conn
+	process Process
+	events  *qmp.Subscription
+	holds   int // guarded by vm.mu; the last one to let go closes the session
+
+	mu       sync.Mutex // guards below
+	features *blockdev.Features
+	ids      map[string]*drive // by QEMU's id of the drive; nil value: no CD drive
+}
+
+func openSession(ctx context.Context, v *vm) (*session, error) {
+	conn, err := qmp.Dial(ctx, v.socket(), &qmp.Options{Timeout: dialTimeout})
+	if err != nil {
+		return nil, err
+	}
+	s := &session{vm: v, conn: conn, ids: make(map[string]*drive)}
+	s.process = lookUp(conn.Peer().PID, v.a.boot)
+	// 64 events: a flood beyond it is noticed by its count, and answered by
+	// asking QEMU for everything.
+	s.events = conn.Subscribe(64)
+	if _, err := s.observeAll(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	v.a.start(s.follow)
+	return s, nil
+}
+
+func (s *session) close() {
+	s.events.Close()
+	s.conn.Close()
+}
+
+// command bounds one question to QEMU.
+func (s *session) command(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.vm.a.opts().Command)
+}
+
+// observeAll asks for all drives in one query, and identifies those that are new.
+func (s *session) observeAll(ctx context.Context) (map[*drive]blockdev.State, error) {
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	states, err := blockdev.ObserveAll(ctx, s.conn)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[*drive]blockdev.State, len(states))
+	for _, st := range states {
+		d, err := s.identify(ctx, st)
+		if err != nil {
+			return nil, err
+		}
+		if d != nil {
+			found[d] = st
+		}
+	}
+	s.mu.Lock()
+	for id, d := range s.ids { // a drive that was unplugged may come back as another
+		if d != nil {
+			if _, ok := found[d]; !ok {
+				delete(s.ids, id)
+			}
+		}
+	}
+	s.mu.Unlock()
+	return found, nil
+}
+
+// identify asks QOM once per session what a backend is.
+func (s *session) identify(ctx context.Context, st blockdev.State) (*drive, error) {
+	s.mu.Lock()
+	d, known := s.ids[st.ID]
+	s.mu.Unlock()
+	if known {
+		return d, nil
+	}
+	info, isCD, err := blockdev.Identify(ctx, s.conn, st)
+	if err != nil {
+		return nil, err
+	}
+	if isCD {
+		d = s.vm.drive(info.Name)
+		d.setInfo(info)
+	}
+	s.mu.Lock()
+	s.ids[st.ID] = d
+	s.mu.Unlock()
+	return d, nil
+}
+
+// changer returns the changer that this QEMU allows. It asks for the schema once,
+// at the first change.
+func (s *session) changer(ctx context.Context, report func(blockdev.Step)) (blockdev.Changer, error) {
+	s.mu.Lock()
+	f := s.features
+	s.mu.Unlock()
+	if f == nil {
+		ctx, cancel := s.command(ctx)
+		defer cancel()
+		probed, err := blockdev.Probe(ctx, s.conn)
+		if err != nil {
+			return nil, err
+		}
+		f = &probed
+		s.mu.Lock()
+		s.features = f
+		s.mu.Unlock()
+	}
+	o := blockdev.Options{Features: *f, Own: s.vm.a.mark, Report: report}
+	switch s.vm.a.opts().Strategy {
+	case "stepwise":
+		return blockdev.NewStepwise(s.conn, o), nil
+	case "atomic":
+		return blockdev.NewAtomic(s.conn, o), nil
+	}
+	return blockdev.Choose(s.conn, o), nil
+}
+
+// settleAll puts every drive in order that a record speaks of, after a connect:
+// whatever happened while nobody was connected is learnt by asking.
+func (s *session) settleAll(ctx context.Context) {
+	for _, d := range s.vm.allDrives() {
+		if d.idle() {
+			continue
+		}
+		d.settleNow(ctx, s)
+	}
+	s.vm.a.start(func() { s.sweep(s.vm.a.ctx) })
+}
+
+// sweep removes what carries our mark and no record speaks of.
+func (s *session) sweep(ctx context.Context) {
+	s.takeBackLoans(ctx)
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	nodes, err := blockdev.Nodes(ctx, s.conn, s.vm.a.mark)
+	if err != nil {
+		return // asked for again at the next connect
+	}
+	for _, n := range nodes {
+		if !s.vm.nodesInUse(nil)[n] && !s.vm.holds(n) {
+			_ = blockdev.DeleteNode(ctx, s.conn, n) // QEMU refuses while it is in a drive
+		}
+	}
+}
+
+// look observes all drives at once and settles those that need it. begun is called
+// just before QEMU is asked: what happens later needs another look.
+func (s *session) look(ctx context.Context, begun func()) {
+	begun()
+	states, err := s.observeAll(ctx)
+	if err != nil {
+		return // the connection's end or silence is noticed elsewhere
+	}
+	for _, d := range s.vm.allDrives() {
+		st, there := states[d]
+		if d.quiet(st, there) {
+			continue
+		}
+		d.settleNow(ctx, s)
+	}
+}
+
+// takeBackLoans ends the loans that no operation uses: those that a death left, and
+// those that a paused QEMU up to 8.2 kept when it was asked before.
+func (s *session) takeBackLoans(ctx context.Context) {
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	loans, err := blockdev.Lent(ctx, s.conn, s.vm.a.mark)
+	if err != nil {
+		return
+	}
+	inUse := s.vm.nodesInUse(nil)
+	for _, l := range loans {
+		if !inUse[l.Node] {
+			_ = blockdev.TakeBack(ctx, s.conn, l.FDSet) // it is asked for again at the next chance
+		}
+	}
+}
+
+// follow acts on QEMU's events until the connection ends.
+func (s *session) follow() {
+	missed := uint64(0)
+	for e := range s.events.C {
+		switch e.Name {
+		case "DEVICE_TRAY_MOVED":
+			s.trayMoved(e.Data)
+		case "RESUME":
+			// A paused QEMU up to 8.2 kept descriptors that were taken back.
+			s.vm.a.start(func() { s.takeBackLoans(s.vm.a.ctx) })
+			s.vm.lookSoon()
+		case "RESET", "DEVICE_DELETED":
+			// A reset closes an open tray without DEVICE_TRAY_MOVED.
+			s.vm.lookSoon()
+		}
+		if n := s.events.Missed(); n != missed {
+			missed = n
+			s.vm.a.log.Warn("QEMU sent more events than could be followed: asking for its state instead", "vm", s.vm.name, "missed", n)
+			s.wakeAll()
+			s.vm.lookSoon()
+		}
+	}
+	// Wake whoever waits for the guest: the connection has ended.
+	s.wakeAll()
+}
+
+func (s *session) wakeAll() {
+	for _, d := range s.vm.allDrives() {
+		d.wakeUp()
+	}
+}
+
+func (s *session) trayMoved(data json.RawMessage) {
+	var moved struct {
+		ID     string `json:"id"`
+		Device string `json:"device"`
+	}
+	if json.Unmarshal(data, &moved) != nil {
+		return
+	}
+	s.mu.Lock()
+	d := s.ids[moved.ID]
+	s.mu.Unlock()
+	if d == nil {
+		s.vm.lookSoon()
+		return
+	}
+	d.trayMoved(s)
+}
+
+// nodesInUse are the names of nodes that the records of the machine's drives, but
+// for one, lay claim to.
+func (v *vm) nodesInUse(but *drive) map[string]bool {
+	claimed := make(map[string]bool)
+	for _, d := range v.allDrives() {
+		if d == but {
+			continue
+		}
+		rec := d.record()
+		if c := rec.Change; c != nil && c.Node != "" {
+			for _, suffix := range []string{"", "-try", "-old"} {
+				claimed[c.Node+suffix] = true
+			}
+			claimed[c.From.Node] = true
+		}
+		if rec.Loaded != nil && but != nil {
+			claimed[rec.Loaded.Node] = true
+		}
+	}
+	return claimed
+}
+
+// holds reports whether a record says that the node is in a drive.
+func (v *vm) holds(node string) bool {
+	for _, d := range v.allDrives() {
+		if in := d.record().Loaded; in != nil && in.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
+// ownNodes lists our nodes that no drive but this one has a claim to.
+func (s *session) ownNodes(ctx context.Context, d *drive) ([]string, error) {
+	all, err := blockdev.Nodes(ctx, s.conn, s.vm.a.mark)
+	if err != nil {
+		return nil, err
+	}
+	claimed := s.vm.nodesInUse(d)
+	var own []string
+	for _, n := range all {
+		if !claimed[n] && !strings.HasPrefix(n, "#") {
+			own = append(own, n)
+		}
+	}
+	return own, nil
+}

@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/qmp"
+)
+
+// carryOut does one step of a plan. An error ends the round; the next one begins
+// with a new observation.
+func (d *drive) carryOut(ctx context.Context, s *session, obs Observation, st Step) error {
+	if w, ok := st.(Write); ok {
+		return d.writeOutcome(obs, w)
+	}
+	if s == nil {
+		return fmt.Errorf("%T needs QEMU, which is not there", st)
+	}
+	var err error
+	switch st := st.(type) {
+	case CloseTray:
+		err = blockdev.CloseTray(ctx, s.conn, d.id())
+	case OpenTray:
+		err = blockdev.OpenTray(ctx, s.conn, d.id())
+	case RemoveMedium:
+		err = blockdev.RemoveMedium(ctx, s.conn, d.id())
+	case InsertNode:
+		err = blockdev.InsertNode(ctx, s.conn, d.id(), st.Node)
+	case DeleteNode:
+		err = blockdev.DeleteNode(ctx, s.conn, st.Node)
+	case TakeBack:
+		err = takeBack(ctx, s, st.FDSet)
+	case Restore:
+		err = d.restore(ctx, s, st)
+	}
+	if err != nil {
+		return err
+	}
+	d.vm.a.failPoint("settle-" + stepName(st))
+	return nil
+}
+
+// stepName names a step for fail points: the type's name in lower case.
+func stepName(st Step) string {
+	switch st.(type) {
+	case CloseTray:
+		return "close-tray"
+	case OpenTray:
+		return "open-tray"
+	case RemoveMedium:
+		return "remove-medium"
+	case InsertNode:
+		return "insert-node"
+	case DeleteNode:
+		return "delete-node"
+	case TakeBack:
+		return "take-back"
+	case Restore:
+		return "restore"
+	}
+	return "write"
+}
+
+// writeOutcome makes a planned record durable and says what it means. The record
+// of a machine that is no more goes altogether.
+func (d *drive) writeOutcome(obs Observation, w Write) error {
+	rec := w.Record
+	if obs.VM == Gone && rec.empty() {
+		if err := d.vm.a.journal.Delete(recordKey(rec.VM, rec.Drive)); err != nil {
+			return fmt.Errorf("write the outcome to the state file: %w", err)
+		}
+		d.setRecord(rec)
+	} else if err := d.write(rec, true); err != nil {
+		return fmt.Errorf("write the outcome to the state file: %w", err)
+	}
+	d.vm.a.failPoint("outcome-written")
+	if w.Event != "" {
+		e := Event{Type: w.Event, VM: rec.VM, Drive: rec.Drive, Detail: w.Detail}
+		if rec.Last != nil {
+			e.Operation = rec.Last.Operation
+		}
+		d.vm.a.publish(e)
+	}
+	return nil
+}
+
+// takeBack ends a loan; one that QEMU doesn't know any more is over.
+func takeBack(ctx context.Context, s *session, fdset int) error {
+	err := blockdev.TakeBack(ctx, s.conn, fdset)
+	var refused *qmp.Error
+	if errors.As(err, &refused) {
+		return nil
+	}
+	return err
+}
+
+// restore opens the old disc's file again and puts it back. The file was in the
+// drive before, so no root is asked about.
+func (d *drive) restore(ctx context.Context, s *session, st Restore) error {
+	f, err := os.Open(st.Path)
+	if err != nil {
+		return fmt.Errorf("bring the old disc back: %w", err)
+	}
+	defer f.Close()
+	disc, err := blockdev.Lend(ctx, s.conn, f, st.Node)
+	if err != nil {
+		return fmt.Errorf("bring the old disc back: %w", err)
+	}
+	c, err := s.changer(ctx, nil)
+	if err == nil {
+		err = c.Swap(ctx, d.id(), disc, true)
+	}
+	if e := takeBack(ctx, s, disc.FDSet); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("bring the old disc back: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/trayd/trayd/blockdev"
+)
+
+const (
+	// pollDoor is how often the lock is looked at while waiting: a guest that
+	// only unmounts unlocks the door with no event.
+	pollDoor = 500 * time.Millisecond
+	// askAgain is how often the guest is asked: an eject request is a single
+	// event, and a guest that was busy with the disc has dropped the first.
+	askAgain = 3 * time.Second
+)
+
+// attempts tries, and waits for the guest between the tries when it holds the door.
+func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(context.Context, bool) error) error {
+	wait := o.opts.Wait
+	if o.req.Wait != nil {
+		wait = *o.req.Wait
+	}
+	deadline := time.Now().Add(wait)
+	force := o.req.Force
+	if !force && t.before.Locked && !t.before.TrayOpen && wait == 0 {
+		// Nobody is going to wait: then the guest isn't asked either.
+		if !o.req.ThenForce {
+			return o.locked("and --wait is 0")
+		}
+		force = true
+	}
+	for {
+		bounded, cancel := s.command(ctx)
+		err := try(bounded, force)
+		cancel()
+		if !errors.Is(err, blockdev.ErrLocked) {
+			return err
+		}
+		if err := o.asked(); err != nil {
+			return err
+		}
+		err = o.waitForGuest(ctx, s, t.id, deadline)
+		if err == nil {
+			continue
+		}
+		if CodeOf(err) != DriveLocked || !o.req.ThenForce {
+			return err
+		}
+		if err := o.forcing(); err != nil {
+			return err
+		}
+		force = true
+	}
+}
+
+// asked makes it durable that the guest has been asked: its answer may come when
+// nobody waits for it any more.
+func (o *Operation) asked() error {
+	rec := o.drive.record()
+	if rec.Change == nil || rec.Change.Asked {
+		return nil
+	}
+	c := *rec.Change
+	c.Asked = true
+	rec.Change = &c
+	return o.drive.write(rec, true)
+}
+
+func (o *Operation) forcing() error {
+	rec := o.drive.record()
+	c := *rec.Change
+	c.Forced = true
+	rec.Change = &c
+	o.setPhase(Changing)
+	return o.drive.write(rec, true)
+}
+
+// waitForGuest returns nil when it is worth another try. It asks QEMU, since a
+// guest that unlocks says nothing.
+func (o *Operation) waitForGuest(ctx context.Context, s *session, id string, deadline time.Time) error {
+	if o.setWaiting(deadline) {
+		o.drive.vm.a.publish(Event{Type: EventWaiting, VM: o.VM, Drive: o.Drive, Operation: o.ID,
+			Detail: fmt.Sprintf("waiting for the guest to let go of the disc, for %s", time.Until(deadline).Round(time.Second))})
+	}
+	over := time.NewTimer(time.Until(deadline))
+	defer over.Stop()
+	poll := time.NewTicker(pollDoor)
+	defer poll.Stop()
+	asked := time.Now()
+	for {
+		st, err := o.look(ctx, s, id)
+		if err != nil {
+			return err
+		}
+		if st.TrayOpen || !st.Locked || st.Medium == nil || time.Since(asked) >= askAgain {
+			return nil
+		}
+		if running, err := o.machineRuns(ctx, s); err != nil {
+			return err
+		} else if !running {
+			return o.locked("and the machine is paused, so that the guest can't let go")
+		}
+		select {
+		case <-over.C:
+			return o.locked("and did not let go in time")
+		case <-o.cancel:
+			return o.error(CancelledCode, "", "%s of %s/%s was cancelled: %s; the drive is as it was", o.Verb, o.VM, o.Drive, o.stopReason())
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.conn.Done():
+			return s.conn.Err()
+		case <-o.drive.wake:
+		case <-poll.C:
+		}
+	}
+}
+
+func (o *Operation) look(ctx context.Context, s *session, id string) (blockdev.State, error) {
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	return blockdev.Observe(ctx, s.conn, id)
+}
+
+func (o *Operation) machineRuns(ctx context.Context, s *session) (bool, error) {
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	st, err := s.conn.QueryStatus(ctx)
+	return st.Running, err
+}
+
+func (o *Operation) locked(how string) error {
+	return o.error(DriveLocked,
+		"unmount the disc in the guest and try again, wait longer with --wait 60s, or take it with --force",
+		"%s of %s/%s: the guest holds the drive's door locked %s; the drive is as it was", o.Verb, o.VM, o.Drive, how)
+}
+
+// Cancel stops the operation of a drive that waits for its guest.
+func (a *Agent) Cancel(vmName, driveName, by string) (*Operation, error) {
+	v, err := a.lookUpVM(vmName)
+	if err != nil {
+		return nil, err
+	}
+	d, err := v.findDrive(a.ctx, driveName)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	o := d.op
+	d.mu.Unlock()
+	if o == nil || o.Phase() != Waiting {
+		return nil, &Error{Code: NothingToStop, VM: vmName, Drive: d.name,
+			Detail: fmt.Sprintf("nothing waits for the guest on %s/%s", vmName, d.name), Next: "see `trayctl drives " + vmName + "`"}
+	}
+	o.stopWaiting("on request of " + by)
+	return o, nil
+}
+
+// stopWaiting ends the operation's wait for the guest, now or when it begins.
+func (o *Operation) stopWaiting(why string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.why == "" {
+		o.why = why
+		close(o.cancel)
+	}
+}
+
+func (o *Operation) stopReason() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.why
+}

@@ -1,0 +1,86 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/trayd/trayd/internal/agent"
+)
+
+// ProblemPrefix begins every problem's type; the agent's code follows.
+const ProblemPrefix = "urn:trayd:problem:"
+
+// Problem is an error as clients see it (RFC 9457), with Next added: one sentence
+// on what to do.
+type Problem struct {
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Status    int    `json:"status"`
+	Detail    string `json:"detail"`
+	Next      string `json:"next,omitempty"`
+	VM        string `json:"vm,omitempty"`
+	Drive     string `json:"drive,omitempty"`
+	Operation string `json:"operation,omitempty"`
+	Code      string `json:"code"`
+}
+
+// Error is the detail.
+func (p *Problem) Error() string { return p.Detail }
+
+// statuses maps the agent's codes to HTTP. A code that isn't here is a 500.
+var statuses = map[agent.Code]int{
+	agent.NoSuchVM:       http.StatusNotFound,
+	agent.NoSuchDrive:    http.StatusNotFound,
+	agent.NoSuchMedium:   http.StatusNotFound,
+	agent.AmbiguousDrive: http.StatusBadRequest,
+	agent.BadRequest:     http.StatusBadRequest,
+	agent.Forbidden:      http.StatusForbidden,
+	agent.OutsideRoots:   http.StatusForbidden,
+	agent.Unreadable:     http.StatusUnprocessableEntity,
+	agent.NotADisc:       http.StatusUnprocessableEntity,
+	agent.Truncated:      http.StatusUnprocessableEntity,
+	agent.DriveFixed:     http.StatusConflict,
+	agent.DriveOccupied:  http.StatusConflict,
+	agent.DriveBusy:      http.StatusConflict,
+	agent.NothingToStop:  http.StatusConflict,
+	agent.CancelledCode:  http.StatusConflict,
+	agent.OvertakenCode:  http.StatusConflict,
+	agent.MachineEnded:   http.StatusConflict,
+	agent.DriveLocked:    http.StatusLocked,
+	agent.QEMURefused:    http.StatusBadGateway,
+	agent.Incomplete:     http.StatusInternalServerError,
+	agent.Unreachable:    http.StatusServiceUnavailable,
+	agent.Stopping:       http.StatusServiceUnavailable,
+	agent.StateRefused:   http.StatusInsufficientStorage,
+	agent.Unknown:        http.StatusGatewayTimeout,
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	p := &Problem{Status: http.StatusInternalServerError, Code: "internal", Detail: err.Error()}
+	var e *agent.Error
+	if errors.As(err, &e) {
+		p.Code, p.Detail, p.Next = string(e.Code), e.Detail, e.Next
+		p.VM, p.Drive, p.Operation = e.VM, e.Drive, e.Operation
+		if s, ok := statuses[e.Code]; ok {
+			p.Status = s
+		}
+	}
+	writeProblem(w, p)
+}
+
+func writeProblem(w http.ResponseWriter, p *Problem) {
+	p.Type = ProblemPrefix + p.Code
+	if p.Title == "" {
+		p.Title = strings.ReplaceAll(p.Code, "-", " ")
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		http.Error(w, p.Detail, p.Status)
+		return
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(append(b, '\n'))
+}
