@@ -153,7 +153,7 @@ func parseNumber(digits []byte) (uint64, bool) {
 	if len(digits) == 0 || digits[0] < '1' || digits[0] > '9' {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(string(digits), 10, 64)
+	n, err := strconv.ParseUint(string(digits), 10, 63) // so that one more is a number too
 	return n, err == nil
 }
 
