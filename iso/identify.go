@@ -54,7 +54,6 @@ func magics() []magic {
 		{0, "%PDF-", "a PDF document", hintDownload},
 		{0, "d8:announce", "a BitTorrent file", "download what it names"},
 		{512, "EFI PART", "a raw disk with a partition table", hintDisk},
-		{510, "\x55\xaa", "a raw disk with a partition table", hintDisk},
 	}
 }
 
@@ -74,6 +73,11 @@ func identify(head []byte, size int64) error {
 		}
 	}
 	switch {
+	case len(head) >= 512 && string(head[510:512]) == "\x55\xaa":
+		if len(bytes.Trim(head[446:510], "\x00")) > 0 {
+			return &NotDiscError{"a raw disk with a partition table", hintDisk}
+		}
+		return &NotDiscError{"a boot sector with something behind it", "a floppy or a boot loader, not a disc"}
 	case len(bytes.TrimLeft(head, "\x00")) == 0:
 		return &NotDiscError{"only zeroes", hintDownload}
 	case isText(head):

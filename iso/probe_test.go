@@ -120,19 +120,22 @@ func TestWhatIsNoDisc(t *testing.T) {
 	require.NoError(t, w.Close())
 	disk := make([]byte, 1<<20)
 	copy(disk[510:], "\x55\xaa")
+	floppy := bytes.Clone(disk)
+	disk[446+4] = 0x83 // the first partition's type
 	noise := bytes.Repeat([]byte{0x80, 1, 7, 0xfe}, 30000)
 	for want, input := range map[string][]byte{
-		"an HTML page":                      []byte("\ufeff\r\n <!DOCTYPE HTML>\n<html><body>Please log in</body></html>"),
-		"an XML document":                   []byte(`<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>`),
-		"a text file":                       []byte("Sorry, not found. Grüße\n"),
-		"a gzip file":                       zipped.Bytes(),
-		"a qcow2 disk image":                qcow2Bytes,
-		"a VMDK disk image":                 vmdkBytes,
-		"only zeroes":                       make([]byte, 3<<20),
-		"empty":                             nil,
-		"a raw disk with a partition table": disk,
-		"too short for any disc":            {0xff, 0, 1},
-		"data of an unknown kind":           noise,
+		"an HTML page":                           []byte("\ufeff\r\n <!DOCTYPE HTML>\n<html><body>Please log in</body></html>"),
+		"an XML document":                        []byte(`<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>`),
+		"a text file":                            []byte("Sorry, not found. Grüße\n"),
+		"a gzip file":                            zipped.Bytes(),
+		"a qcow2 disk image":                     qcow2Bytes,
+		"a VMDK disk image":                      vmdkBytes,
+		"only zeroes":                            make([]byte, 3<<20),
+		"empty":                                  nil,
+		"a raw disk with a partition table":      disk,
+		"a boot sector with something behind it": floppy,
+		"too short for any disc":                 {0xff, 0, 1},
+		"data of an unknown kind":                noise,
 	} {
 		t.Run(want, func(t *testing.T) {
 			r := &countingReader{ReaderAt: bytes.NewReader(input)}

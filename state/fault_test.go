@@ -175,6 +175,8 @@ func TestCrashDuringCompaction(t *testing.T) {
 				f.after = 1 // the first is the record's own
 			}
 			d.set(step, f)
+			old := j.path + ".old"
+			require.NoError(t, os.Link(j.path, old))
 			require.NoError(t, j.Put("turning", last), "durable in the old file")
 			want := contents(j)
 			assert.Contains(t, want["turning"], last)
@@ -184,6 +186,10 @@ func TestCrashDuringCompaction(t *testing.T) {
 			}
 			assert.Error(t, j.Put("turning", "after death"))
 			_ = j.Close()
+			after := open(t, j.path, nil)
+			assert.Equal(t, want, contents(after), step)
+			require.NoError(t, after.Close())
+			require.NoError(t, os.Rename(old, j.path), "the power failure took the rename back")
 			assert.Equal(t, want, contents(open(t, j.path, nil)), step)
 		}
 	}
