@@ -156,9 +156,9 @@ func handshake(
 		peer:    peerOf(raw),
 		wire:    newWire(opts, path),
 		writing: make(chan struct{}, 1),
-		// QEMU sends the reply to a command whose client has gone to the next client. Ids that begin at a random
-		// number keep such a reply from being taken for one of ours.
-		lastID:  uint64(rand.Uint32()>>1) << 32,
+		// A reply may be left over from an earlier client of the monitor. Ids that begin at a random number keep it from
+		// being taken for one of ours.
+		lastID:  uint64(rand.Uint32N(1 << 24)),
 		pending: make(map[uint64]*Call),
 		done:    make(chan struct{}),
 		reader:  make(chan struct{}),

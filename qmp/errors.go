@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -126,6 +127,12 @@ func endError(err error) error {
 		return fmt.Errorf("QEMU closed the monitor in the middle of a message: %w", err)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("QEMU closed the monitor: %w", err)
+	case errors.Is(err, syscall.ECONNRESET): // an end too, of a QEMU that had not read everything
+		return &causedError{
+			text:     fmt.Sprintf("QEMU closed the monitor: %v", syscall.ECONNRESET),
+			sentinel: io.EOF,
+			cause:    syscall.ECONNRESET,
+		}
 	}
 	return fmt.Errorf("reading from the monitor: %w", err)
 }

@@ -76,7 +76,10 @@ func parseMessage(msg []byte) (message, error) {
 
 // number returns the id as the number that it is when the command was one of ours.
 func (m *message) number() (uint64, bool) {
-	n, err := strconv.ParseUint(string(m.id), 10, 64)
+	if len(m.id) < 3 || m.id[0] != '"' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(m.id[1:len(m.id)-1]), idBase, 64)
 	return n, err == nil
 }
 

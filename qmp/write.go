@@ -22,7 +22,15 @@ type request struct {
 	object  []byte // the whole command as a JSON object without an id; command and args are not looked at then
 }
 
-// appendTo appends the message with its id, and a newline for whoever watches the socket; QEMU needs none.
+// idBase makes ids short: five characters and the quotes.
+const idBase = 36
+
+// appendTo appends the message with its id.
+//
+// QEMU reads commands byte by byte (monitor_can_read in its monitor/monitor.c never asks for more than one), which costs
+// 5 µs for each, so the message is as short as it can be. The id is a string because go-qemu expects one. There is no
+// newline, because QEMU executes a command at its last brace, and when that makes it exit, an unread newline would turn
+// the end of the connection into a reset.
 func (r *request) appendTo(buf []byte, id uint64) []byte {
 	if r.object != nil {
 		buf = append(buf, r.object[:len(r.object)-1]...)
@@ -34,9 +42,9 @@ func (r *request) appendTo(buf []byte, id uint64) []byte {
 			buf = append(buf, r.args...)
 		}
 	}
-	buf = append(buf, `,"id":`...)
-	buf = strconv.AppendUint(buf, id, 10)
-	return append(buf, "}\n"...)
+	buf = append(buf, `,"id":"`...)
+	buf = strconv.AppendUint(buf, id, idBase)
+	return append(buf, `"}`...)
 }
 
 // appendName appends a JSON string. QEMU's own names need no escapes.

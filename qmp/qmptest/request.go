@@ -63,13 +63,13 @@ func (r *Request) ErrorWithoutID(class, desc string) {
 
 // Torn sends only the first n bytes of what Return would send. Let [Request.Hangup] follow, or nothing.
 func (r *Request) Torn(v any, n int) {
-	text := r.session.encode(r.success(v))
+	text := r.session.server.encode(r.success(v))
 	r.session.write(text[:min(n, len(text))])
 }
 
 // Dribble sends what Return would send in pieces of n bytes with a pause before each, until the client has gone.
 func (r *Request) Dribble(v any, n int, pause time.Duration) {
-	text := r.session.encode(r.success(v))
+	text := r.session.server.encode(r.success(v))
 	for len(text) > 0 && r.Sleep(pause) {
 		piece := text[:min(n, len(text))]
 		r.session.write(piece)
@@ -80,7 +80,7 @@ func (r *Request) Dribble(v any, n int, pause time.Duration) {
 // ReturnAnd sends, in one write, what Return would send and further bytes behind it: an event that the client must not
 // lose, say.
 func (r *Request) ReturnAnd(v any, raw string) {
-	r.session.write(append(r.session.encode(r.success(v)), raw...))
+	r.session.write(append(r.session.server.encode(r.success(v)), raw...))
 }
 
 // Write sends bytes as they are.

@@ -31,18 +31,15 @@ func On(command string, h Handler) Option {
 // Greeting replaces the greeting by these bytes. With an empty one the server accepts and stays silent, as a monitor
 // does that serves another client.
 func Greeting(raw string) Option {
-	return func(s *Server) { s.greeting = raw }
+	return func(s *Server) { s.greeting = []byte(raw) }
 }
 
 // Version sets the version of QEMU that the greeting and query-version tell. It is 9.2.0 otherwise.
 func Version(major, minor, micro int) Option {
-	return func(s *Server) {
-		s.version = version(major, minor, micro)
-		s.greeting = greeting(s.version)
-	}
+	return func(s *Server) { s.version = version(major, minor, micro) }
 }
 
-// Pretty makes the server write replies and events over many lines, as a monitor with pretty=on does.
+// Pretty makes the server write every message over many lines, as a monitor with pretty=on does.
 func Pretty() Option {
 	return func(s *Server) { s.pretty = true }
 }
@@ -52,7 +49,7 @@ type Server struct {
 	t        testing.TB
 	path     string
 	listener *net.UnixListener
-	greeting string
+	greeting []byte // nil until the options have been read
 	version  any
 	pretty   bool
 	served   chan struct{} // closed when the accepting goroutine has ended
@@ -77,7 +74,6 @@ func New(t testing.TB, options ...Option) *Server {
 		arrived:  make(chan struct{}),
 		served:   make(chan struct{}),
 	}
-	s.greeting = greeting(s.version)
 	s.handlers["qmp_capabilities"] = func(r *Request) { r.Return(struct{}{}) }
 	s.handlers["query-version"] = func(r *Request) { r.Return(s.version) }
 	s.handlers["*"] = func(r *Request) {
@@ -85,6 +81,11 @@ func New(t testing.TB, options ...Option) *Server {
 	}
 	for _, option := range options {
 		option(s)
+	}
+	if s.greeting == nil {
+		s.greeting = s.encode(map[string]any{
+			"QMP": map[string]any{"version": s.version, "capabilities": []string{"oob"}},
+		})
 	}
 	var err error
 	s.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: s.path, Net: "unix"})
@@ -118,11 +119,19 @@ func version(major, minor, micro int) any {
 	}
 }
 
-func greeting(version any) string {
-	text, _ := json.Marshal(map[string]any{ // of maps, strings and numbers: cannot fail
-		"QMP": map[string]any{"version": version, "capabilities": []string{"oob"}},
-	})
-	return string(text) + "\r\n"
+// encode writes a message in the server's style.
+func (s *Server) encode(v any) []byte {
+	var text []byte
+	var err error
+	if s.pretty {
+		text, err = json.MarshalIndent(v, "", "    ")
+	} else {
+		text, err = json.Marshal(v)
+	}
+	if err != nil {
+		s.t.Errorf("qmptest: %v", err)
+	}
+	return append(text, "\r\n"...)
 }
 
 // serve has one client after the other; the kernel lets the others wait.

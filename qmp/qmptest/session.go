@@ -29,8 +29,8 @@ type session struct {
 
 // run greets, and handles commands until the client goes.
 func (c *session) run() {
-	if greeting := c.server.greeting; greeting != "" {
-		c.write([]byte(greeting))
+	if len(c.server.greeting) > 0 {
+		c.write(c.server.greeting)
 	}
 	dec := json.NewDecoder(c)
 	for {
@@ -80,7 +80,10 @@ func (c *session) handle(raw json.RawMessage) {
 func (c *session) Read(p []byte) (int, error) {
 	oob := make([]byte, syscall.CmsgSpace(maxFiles*4))
 	n, oobn, _, _, err := c.nc.ReadMsgUnix(p, oob)
-	if err == nil && n == 0 {
+	if err != nil {
+		return 0, err // with n = -1, which no Reader returns
+	}
+	if n == 0 {
 		err = io.EOF
 	}
 	messages, _ := syscall.ParseSocketControlMessage(oob[:oobn])
@@ -101,30 +104,15 @@ func (s *Server) keep(f *os.File) *os.File {
 	return f
 }
 
-// send sends one message in the server's style.
-func (c *session) send(v any) {
-	c.write(c.encode(v))
-}
+func (c *session) send(v any) { c.write(c.server.encode(v)) }
 
-func (c *session) encode(v any) []byte {
-	var text []byte
-	var err error
-	if c.server.pretty {
-		text, err = json.MarshalIndent(v, "", "    ")
-	} else {
-		text, err = json.Marshal(v)
-	}
-	if err != nil {
-		c.server.t.Errorf("qmptest: %v", err)
-	}
-	return append(text, "\r\n"...)
-}
-
-// write writes everything unless the client has gone, which is not the server's problem.
+// write writes everything, or ends the session because the client has gone.
 func (c *session) write(p []byte) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	c.nc.Write(p)
+	if _, err := c.nc.Write(p); err != nil {
+		c.hangup()
+	}
 }
 
 func (c *session) hangup() {
