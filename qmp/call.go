@@ -30,7 +30,8 @@ type Call struct {
 }
 
 // Execute sends a command and waits for its reply. args is anything that encoding/json turns into an object, or nil;
-// result is where the returned value is decoded to, or nil. Any number of goroutines may call it.
+// result is where the returned value is decoded to, or nil. Any number of goroutines may call it. Long arguments take
+// time, 3.5 µs a byte, because QEMU reads them one by one.
 //
 // The error is an *[Error] when QEMU refused, matches [ErrClosed] or [ErrUnanswered] as these say, and otherwise comes
 // from encoding args (nothing was sent), from a context that ended before anything was sent, or from decoding into

@@ -256,3 +256,26 @@ func TestQEMUChangesADisc(t *testing.T) {
 	assert.Equal(t, "cd0", drives[0].QDev)
 	assert.Equal(t, "op-7", drives[0].Inserted.NodeName)
 }
+
+// TestQEMUPipelinedDescriptors would end with descriptors lost or exchanged if QEMU read ahead of the command that it
+// executes.
+func TestQEMUPipelinedDescriptors(t *testing.T) {
+	m := startQEMU(t)
+	c := dial(t, m.path)
+	const n = 10
+	var files []*os.File
+	var calls []*qmp.Call
+	for i := range n {
+		files = append(files, someFile(t, ""))
+		call, err := c.Send(within(t, soon), "add-fd", map[string]string{"opaque": strconv.Itoa(i)}, files[i])
+		require.NoError(t, err)
+		calls = append(calls, call)
+	}
+	for i, call := range calls {
+		var fd qmp.FD
+		require.NoError(t, call.Wait(within(t, soon), &fd))
+		target, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(m.cmd.Process.Pid), "fd", strconv.Itoa(fd.FD)))
+		require.NoError(t, err)
+		assert.Equal(t, files[i].Name(), target)
+	}
+}

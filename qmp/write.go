@@ -27,9 +27,9 @@ const idBase = 36
 
 // appendTo appends the message with its id.
 //
-// QEMU reads commands byte by byte (monitor_can_read in its monitor/monitor.c never asks for more than one), which costs
-// 5 µs for each, so the message is as short as it can be. The id is a string because go-qemu expects one. There is no
-// newline, because QEMU executes a command at its last brace, and when that makes it exit, an unread newline would turn
+// QEMU reads commands byte by byte (monitor_can_read in its monitor/monitor.c never asks for more than one), which takes
+// 3.5 µs for each: 100 bytes more made a round trip of 0.17 ms take 0.53 ms (7.2). So the message is as short as it can
+// be. The id is a string because go-qemu expects one. There is no newline, because QEMU executes a command at its last brace, and when that makes it exit, an unread newline would turn
 // the end of the connection into a reset.
 func (r *request) appendTo(buf []byte, id uint64) []byte {
 	if r.object != nil {
