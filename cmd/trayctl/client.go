@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+
+	"github.com/trayd/trayd/internal/api"
+)
+
+// client talks to the agent's API over its unix socket.
+type client struct {
+	socket string
+	http   *http.Client
+}
+
+func newClient(socket string) *client {
+	var d net.Dialer
+	return &client{socket: socket, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// do sends a request and decodes the answer into out. A refusal is an *api.Problem,
+// an agent that isn't there an *unreachableError.
+func (c *client) do(ctx context.Context, method, path string, in, out any) error {
+	resp, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return &unreachableError{socket: c.socket, err: fmt.Errorf("its answer broke off: %w", err)}
+	}
+	return nil
+}
+
+// send sends a request; the answer is a success whose body the caller closes.
+func (c *client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://trayd"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &unreachableError{socket: c.socket, err: err}
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var p api.Problem
+	if json.NewDecoder(resp.Body).Decode(&p) != nil || p.Code == "" {
+		return nil, fmt.Errorf("the server at %s answered %s: is it trayd?", c.socket, resp.Status)
+	}
+	return nil, &p
+}
+
+// drivePath is the API's path of a drive.
+func drivePath(t target) string {
+	drive := t.drive
+	if drive == "" {
+		drive = api.OnlyDrive
+	}
+	return "/v1/vms/" + url.PathEscape(t.vm) + "/drives/" + url.PathEscape(drive)
+}
+
+// unreachableError is an agent that can't be reached.
+type unreachableError struct {
+	socket string
+	err    error
+}
+
+func (e *unreachableError) Error() string {
+	cause := e.err
+	var u *url.Error
+	if errors.As(cause, &u) {
+		cause = u.Err
+	}
+	return fmt.Sprintf("trayd can't be reached at %s: %v", e.socket, cause)
+}
+
+func (e *unreachableError) Unwrap() error { return e.err }
+
+// next is what to check.
+func (e *unreachableError) next() string {
+	switch {
+	case errors.Is(e.err, fs.ErrPermission):
+		return "become root or a member of the group trayd (`sudo usermod -aG trayd $USER`, then log in again)"
+	case errors.Is(e.err, fs.ErrNotExist):
+		return "is trayd running (`systemctl status trayd.socket trayd`)? another socket: --socket or $TRAYD_SOCKET"
+	case errors.Is(e.err, syscall.ECONNREFUSED):
+		return "trayd is not running: `systemctl start trayd`, and `journalctl -u trayd` says why it ended"
+	case strings.Contains(e.err.Error(), "EOF"):
+		return "trayd ended in the middle: `journalctl -u trayd`, then `trayctl drives` shows what became of the request"
+	}
+	return "`systemctl status trayd`, and --socket or $TRAYD_SOCKET for another place"
+}

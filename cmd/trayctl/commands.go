@@ -1,0 +1,194 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trayd/trayd/internal/agent"
+)
+
+const defaultSocket = "/run/trayd/api.sock"
+
+// cli is one run of the command.
+type cli struct {
+	stdout, stderr io.Writer
+	socket         string
+	output         string // table or json
+	client         *client
+}
+
+// target is a drive as named on the command line.
+type target struct{ vm, drive string }
+
+func parseTarget(arg string) (target, error) {
+	vm, drive, named := strings.Cut(arg, "/")
+	if vm == "" || named && drive == "" {
+		return target{}, fmt.Errorf("%q names no drive: use VM or VM/DRIVE", arg)
+	}
+	return target{vm, drive}, nil
+}
+
+func (t target) String() string {
+	if t.drive == "" {
+		return t.vm
+	}
+	return t.vm + "/" + t.drive
+}
+
+func (c *cli) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "trayctl",
+		Short: "Put discs into the CD drives of running QEMU machines, and take them out",
+		Long: `trayctl puts ISO discs into the CD drives of running QEMU machines and takes them
+out again, through trayd. A change happens, or the old disc stays in.
+
+DRIVE may be left out when the machine has one CD drive.`,
+		Example: `  trayctl drives
+  trayctl insert vm1 /srv/iso/debian.iso
+  trayctl change vm1/cd0 /srv/iso/drivers.iso --wait 30s --then-force
+  trayctl eject vm1`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if c.output != "table" && c.output != "json" {
+				return fmt.Errorf("no output format %q: use table or json", c.output)
+			}
+			c.client = newClient(c.socket)
+			return nil
+		},
+	}
+	socket := os.Getenv("TRAYD_SOCKET")
+	if socket == "" {
+		socket = defaultSocket
+	}
+	root.PersistentFlags().StringVar(&c.socket, "socket", socket, "trayd's API socket, or $TRAYD_SOCKET")
+	root.PersistentFlags().StringVarP(&c.output, "output", "o", "table", "output format: table or json")
+	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(
+		c.vmsCommand(), c.drivesCommand(),
+		c.changeCommand(agent.Insert, "Put a disc into an empty drive",
+			"Puts a disc into an empty drive. A drive that has a disc is left alone; the error says which.",
+			"  trayctl insert vm1 /srv/iso/debian.iso\n  trayctl insert vm1/cd0 debian.iso"),
+		c.changeCommand(agent.Replace, "Replace the disc in a drive, or put one into an empty drive",
+			"Replaces the disc in a drive, or puts one into an empty drive. When anything fails the old disc stays in.",
+			"  trayctl change vm1 /srv/iso/drivers.iso\n  trayctl change vm1 drivers.iso --wait 30s --then-force"),
+		c.changeCommand(agent.Eject, "Take the disc out of a drive",
+			"Takes the disc out of a drive and closes the tray. An empty drive is a success.",
+			"  trayctl eject vm1\n  trayctl eject vm1/cd0 --force"),
+		c.cancelCommand(), c.eventsCommand(), c.stateCommand(), c.completionCommand(), c.versionCommand(),
+	)
+	return root
+}
+
+// ran marks the errors of a command that ran, so that all others are usage errors.
+func ran(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		err := f(cmd, args)
+		var usage usageError
+		if err == nil || errors.As(err, &usage) {
+			return err
+		}
+		return ranError{err}
+	}
+}
+
+// usageError is wrong usage that only the command itself can see.
+type usageError struct{ error }
+
+func (c *cli) cancelCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "cancel VM[/DRIVE]",
+		Short:             "Stop waiting for the guest; the old disc stays in",
+		Example:           "  trayctl cancel vm1/cd0",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeDrive,
+		RunE: ran(func(cmd *cobra.Command, args []string) error {
+			t, err := parseTarget(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			var op agent.OperationStatus
+			if err := c.client.do(cmd.Context(), "POST", drivePath(t)+"/cancel", nil, &op); err != nil {
+				return err
+			}
+			return c.print(op, func(w io.Writer) {
+				fmt.Fprintf(w, "%s/%s: %s %s ended: %s\n", op.VM, op.Drive, op.Verb, op.Medium, ending(op))
+			})
+		}),
+	}
+}
+
+func ending(op agent.OperationStatus) string {
+	if op.Error != "" {
+		return op.Error
+	}
+	return string(op.Result)
+}
+
+func (c *cli) completionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "completion bash|zsh|fish",
+		Short: "Print the completion script for a shell",
+		Example: `  trayctl completion bash > /etc/bash_completion.d/trayctl
+  trayctl completion zsh  > "${fpath[1]}/_trayctl"
+  trayctl completion fish > ~/.config/fish/completions/trayctl.fish`,
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"bash", "zsh", "fish"},
+		RunE: ran(func(cmd *cobra.Command, args []string) error {
+			switch args[0] {
+			case "zsh":
+				return cmd.Root().GenZshCompletion(c.stdout)
+			case "fish":
+				return cmd.Root().GenFishCompletion(c.stdout, true)
+			}
+			return cmd.Root().GenBashCompletionV2(c.stdout, true)
+		}),
+	}
+}
+
+func (c *cli) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version of trayctl",
+		Example: "  trayctl version",
+		Args:    cobra.NoArgs,
+		RunE: ran(func(*cobra.Command, []string) error {
+			v := map[string]string{"version": version}
+			return c.print(v, func(w io.Writer) { fmt.Fprintln(w, "trayctl", version) })
+		}),
+	}
+}
+
+// completeDrive completes VM[/DRIVE] with what the agent has, and then file names.
+func (c *cli) completeDrive(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	var vms []agent.VMStatus
+	if newClient(c.socket).do(cmd.Context(), "GET", "/v1/vms", nil, &vms) != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, v := range vms {
+		if len(v.Drives) == 1 {
+			names = append(names, v.Name)
+		}
+		for _, d := range v.Drives {
+			names = append(names, v.Name+"/"+d.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// must is for what only a programming error makes fail.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
