@@ -297,7 +297,9 @@ func TestSlowReply(t *testing.T) {
 func TestTornReplyAndSilence(t *testing.T) {
 	srv := qmptest.New(t, qmptest.On("query", func(r *qmptest.Request) { r.Torn("abc", 9) }))
 	c := dial(t, srv.Path())
-	err := c.Execute(within(t, 50*time.Millisecond), "query", nil, nil)
+	call, err := c.Send(within(t, soon), "query", nil, nil)
+	require.NoError(t, err)
+	err = call.Wait(within(t, 50*time.Millisecond), nil)
 	require.ErrorIs(t, err, qmp.ErrUnanswered)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, c.Err(), "the rest may still come")

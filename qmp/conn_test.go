@@ -124,7 +124,7 @@ func TestDialAndTheServerGoes(t *testing.T) {
 	require.ErrorAs(t, err, &refusal)
 
 	srv.Handle("qmp_capabilities", func(*qmptest.Request) {})
-	_, err = qmp.Dial(context.Background(), srv.Path(), &qmp.Options{Timeout: 50 * time.Millisecond})
+	_, err = qmp.Dial(context.Background(), srv.Path(), &qmp.Options{Timeout: 500 * time.Millisecond})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotErrorIs(t, err, qmp.ErrHeld)
 }
@@ -267,7 +267,9 @@ func TestErrorTexts(t *testing.T) {
 	c := dial(t, srv.Path())
 	err := c.Execute(within(t, soon), "eject", nil, nil)
 	assert.EqualError(t, err, "QEMU refused eject: The command eject has not been found")
-	err = c.Execute(within(t, time.Millisecond), "stop", nil, nil)
+	call, err := c.Send(within(t, soon), "stop", nil, nil)
+	require.NoError(t, err)
+	err = call.Wait(within(t, time.Millisecond), nil)
 	assert.EqualError(t, err,
 		"stop was sent but not answered, QEMU may execute it nevertheless: context deadline exceeded")
 	c.Close()

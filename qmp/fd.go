@@ -31,7 +31,8 @@ type FDInfo struct {
 // empty, comes back from [Conn.QueryFDSets] and tells whose descriptor it is. file stays the caller's.
 //
 // Up to version 8.2 QEMU drops unused descriptors of a running VM when the monitor connection ends, later ones keep them
-// until [Conn.RemoveFD] (tested 4.2 to 11.1). Errors are those of [Conn.Execute].
+// until [Conn.RemoveFD] (tested 4.2 to 11.1). When the error matches [ErrUnanswered] QEMU may hold the descriptor all
+// the same, and opaque is what it is found by. Errors are those of [Conn.Execute].
 func (c *Conn) AddFD(ctx context.Context, file *os.File, fdset int, opaque string) (FD, error) {
 	var args struct {
 		FDSet  *int   `json:"fdset-id,omitempty"`
