@@ -277,3 +277,24 @@ func TestErrorTexts(t *testing.T) {
 	assert.ErrorContains(t, err, "cont was not sent: monitor connection is closed: closed by its owner")
 	assert.False(t, errors.Is(err, context.Canceled))
 }
+
+func TestNewConn(t *testing.T) {
+	connect := func(srv *qmptest.Server) *net.UnixConn {
+		nc, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: srv.Path(), Net: "unix"})
+		require.NoError(t, err)
+		return nc
+	}
+	srv := qmptest.New(t, returning("stop", nil))
+	c, err := qmp.NewConn(within(t, soon), connect(srv), nil)
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.Execute(within(t, soon), "stop", nil, nil))
+
+	silent := qmptest.New(t, qmptest.Greeting(""))
+	nc := connect(silent)
+	_, err = qmp.NewConn(within(t, 50*time.Millisecond), nc, nil)
+	require.ErrorIs(t, err, qmp.ErrHeld)
+	require.ErrorContains(t, err, silent.Path())
+	_, err = nc.Write([]byte("x"))
+	require.ErrorIs(t, err, net.ErrClosed, "the socket was handed over")
+}
