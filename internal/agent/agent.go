@@ -54,7 +54,8 @@ type Agent struct {
 	boot    string
 	// mark is the prefix of all node names of this agent; it is kept in the
 	// journal, so that two agents never take each other's nodes for their own.
-	mark string
+	mark     string
+	features *featureCache
 
 	ctx    context.Context // ends with Run
 	cancel context.CancelFunc
@@ -77,8 +78,8 @@ const markKey = "agent/mark"
 func New(journal *state.Journal, o Options) (*Agent, error) {
 	a := &Agent{
 		log: o.Log, journal: journal, boot: bootID(),
-		rescan: make(chan struct{}, 1),
-		vms:    make(map[string]*vm), ops: make(map[string]*Operation),
+		rescan: make(chan struct{}, 1), features: newFeatureCache(),
+		vms: make(map[string]*vm), ops: make(map[string]*Operation),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.options.Store(&o)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -124,10 +125,13 @@ func (a *Agent) begin(req Request) (*Operation, error) {
 	return o, nil
 }
 
+// what is the operation in words.
+func (o *Operation) what() string { return strings.TrimSpace(o.Verb + " " + o.Medium) }
+
 // busy is the answer to a second request for the drive.
 func (o *Operation) busy() error {
 	e := &Error{Code: DriveBusy, VM: o.VM, Drive: o.Drive, Operation: o.ID,
-		Detail: fmt.Sprintf("drive %s/%s is busy: operation %s (%s %s) is under way", o.VM, o.Drive, o.ID, o.Verb, o.Medium),
+		Detail: fmt.Sprintf("drive %s/%s is busy: operation %s (%s) is under way", o.VM, o.Drive, o.ID, o.what()),
 		Next:   fmt.Sprintf("wait for it; `trayctl drives %s/%s` shows it", o.VM, o.Drive)}
 	switch o.Phase() {
 	case Waiting:
@@ -151,7 +155,7 @@ func (o *Operation) free() {
 func (o *Operation) run() {
 	a, d := o.drive.vm.a, o.drive
 	ctx := a.ctx
-	a.publish(Event{Type: EventStarted, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: o.Verb + " " + o.Medium})
+	a.publish(Event{Type: EventStarted, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: o.what()})
 	select {
 	case d.turn <- struct{}{}: // a settle at work ends soon
 	case <-ctx.Done():
@@ -280,7 +284,7 @@ func (o *Operation) error(code Code, next, format string, args ...any) *Error {
 
 func (o *Operation) unknown(cause error) error {
 	return o.error(Unknown, fmt.Sprintf("trayd goes on asking; `trayctl drives %s/%s` shows the outcome as soon as QEMU answers", o.VM, o.Drive),
-		"outcome unknown: QEMU did not say what became of %s %s on %s/%s: %w", o.Verb, o.Medium, o.VM, o.Drive, cause)
+		"outcome unknown: QEMU did not say what became of %s on %s/%s: %w", o.what(), o.VM, o.Drive, cause)
 }
 
 // settleUnknown waits for QEMU, as long as it takes: commands on one monitor are

@@ -104,25 +104,13 @@ func (s *session) identify(ctx context.Context, st blockdev.State) (*drive, erro
 	return d, nil
 }
 
-// changer returns the changer that this QEMU allows. It asks for the schema once,
-// at the first change.
+// changer returns the changer that this QEMU allows.
 func (s *session) changer(ctx context.Context, report func(blockdev.Step)) (blockdev.Changer, error) {
-	s.mu.Lock()
-	f := s.features
-	s.mu.Unlock()
-	if f == nil {
-		ctx, cancel := s.command(ctx)
-		defer cancel()
-		probed, err := blockdev.Probe(ctx, s.conn)
-		if err != nil {
-			return nil, err
-		}
-		f = &probed
-		s.mu.Lock()
-		s.features = f
-		s.mu.Unlock()
+	f, err := s.knownFeatures(ctx)
+	if err != nil {
+		return nil, err
 	}
-	o := blockdev.Options{Features: *f, Own: s.vm.a.mark, Report: report}
+	o := blockdev.Options{Features: f, Own: s.vm.a.mark, Report: report}
 	switch s.vm.a.opts().Strategy {
 	case "stepwise":
 		return blockdev.NewStepwise(s.conn, o), nil
@@ -130,6 +118,25 @@ func (s *session) changer(ctx context.Context, report func(blockdev.Step)) (bloc
 		return blockdev.NewAtomic(s.conn, o), nil
 	}
 	return blockdev.Choose(s.conn, o), nil
+}
+
+func (s *session) knownFeatures(ctx context.Context) (blockdev.Features, error) {
+	s.mu.Lock()
+	known := s.features
+	s.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	f, err := s.vm.a.features.get(ctx, s.conn)
+	if err != nil {
+		return f, err
+	}
+	s.mu.Lock()
+	s.features = &f
+	s.mu.Unlock()
+	return f, nil
 }
 
 // settleAll puts every drive in order that a record speaks of, after a connect:
@@ -144,9 +151,11 @@ func (s *session) settleAll(ctx context.Context) {
 	s.vm.a.start(func() { s.sweep(s.vm.a.ctx) })
 }
 
-// sweep removes what carries our mark and no record speaks of.
+// sweep removes what carries our mark and no record speaks of, in the background
+// after a connect.
 func (s *session) sweep(ctx context.Context) {
 	s.takeBackLoans(ctx)
+	_, _ = s.knownFeatures(ctx) // so that the first change doesn't have to ask
 	ctx, cancel := s.command(ctx)
 	defer cancel()
 	nodes, err := blockdev.Nodes(ctx, s.conn, s.vm.a.mark)
