@@ -1,0 +1,99 @@
+package config
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// DefaultPath is where the configuration is looked for. Only there may it be missing.
+const DefaultPath = "/etc/trayd/trayd.toml"
+
+// stateFile is the journal's name within the state directory.
+const stateFile = "state.journal"
+
+// Config is a valid configuration.
+type Config struct {
+	StateDir       string
+	Monitors       []string // globs of QMP sockets
+	MediaRoots     []string
+	Attach         string // Persistent or OnDemand
+	Look           time.Duration
+	CommandTimeout time.Duration
+	API            API
+	Tray           Tray
+	Log            Log
+}
+
+// API is where clients connect.
+type API struct {
+	Socket string
+	Group  string // may connect besides root; empty for root alone
+}
+
+// Tray is how discs are changed.
+type Tray struct {
+	Wait       time.Duration
+	GuestEject string // Release or Keep
+	Strategy   string // Auto, Atomic or Stepwise
+}
+
+// Log is what is logged.
+type Log struct {
+	Level slog.Level
+}
+
+// The words that the keys attach, tray.guest_eject and tray.strategy know.
+const (
+	Persistent = "persistent"
+	OnDemand   = "on-demand"
+
+	Release = "release"
+	Keep    = "keep"
+
+	Auto     = "auto"
+	Atomic   = "atomic"
+	Stepwise = "stepwise"
+)
+
+//go:embed reference.toml
+var reference string
+
+// Reference is the commented file that holds every key with its default.
+func Reference() string { return reference }
+
+// Default is the configuration of an empty file.
+func Default() *Config {
+	c, problems := validate(defaults(), nil)
+	if len(problems) > 0 {
+		panic(fmt.Sprint(problems)) // the tests rule it out
+	}
+	return c
+}
+
+// StateFile is the journal's path.
+func (c *Config) StateFile() string { return filepath.Join(c.StateDir, stateFile) }
+
+// Load reads the file at path. The error is an *Error for what is wrong in the file,
+// and else what the file system says.
+func Load(path string) (*Config, error) {
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && path == DefaultPath:
+		return Default(), nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("no configuration at %s; `trayd --print-config > %s` writes one with the defaults", path, path)
+	case err != nil:
+		return nil, fmt.Errorf("the configuration can't be read: %w", err)
+	}
+	c, problems := parse(text)
+	if len(problems) > 0 {
+		return nil, &Error{Path: path, Problems: problems}
+	}
+	return c, nil
+}
