@@ -1,0 +1,51 @@
+# The project's table of contents: `make help`.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+CACHE   ?= .cache
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build test integration demo bench lint cross clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what tests, demo and bench need from Debian's packages
+	@integration/install-deps
+
+build: ## bin/trayd and bin/trayctl, static
+	$(BUILD) -o bin/ ./cmd/trayd ./cmd/trayctl
+
+bin/test: deps
+	$(BUILD) -tags failpoints -o bin/trayd-failpoints ./cmd/trayd
+	$(BUILD) -o bin/guestinit ./integration/guestinit
+.PHONY: bin/test
+
+test: lint build bin/test ## everything: unit tests, real QEMU, a real guest, real systemd
+	$(GO) test -race -json -timeout 15m ./... > $(CACHE)/unit.json; $(GO) run ./integration/report $(CACHE)/unit.json
+	$(MAKE) integration
+
+integration: build bin/test ## only what needs a guest, a crash, or systemd
+	@mkdir -p $(CACHE)
+	$(GO) test -json -count=1 -timeout 25m -tags integration ./integration/... > $(CACHE)/integration.json; $(GO) run ./integration/report $(CACHE)/integration.json
+
+demo: build bin/test ## a minute with a real guest: insert, change, a broken disc, kill -9, eject
+	@$(GO) run ./integration/demo -bin bin -cache $(CACHE)
+
+bench: build bin/test ## the figures, side by side with the raw floor, as ratios of one run
+	@$(GO) run ./integration/bench -bin bin
+
+lint: ## gofmt, vet, and both architectures build
+	@mkdir -p $(CACHE)
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags integration,failpoints ./...
+	@$(MAKE) --no-print-directory cross
+
+cross:
+	@for arch in amd64 arm64; do echo "GOARCH=$$arch go build"; CGO_ENABLED=0 GOARCH=$$arch $(GO) build -o /dev/null ./cmd/trayd && CGO_ENABLED=0 GOARCH=$$arch $(GO) build -o /dev/null ./cmd/trayctl || exit 1; done
+
+clean: ## remove what was built and cached
+	rm -rf bin $(CACHE)
