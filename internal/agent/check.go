@@ -2,8 +2,9 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
-	"sort"
+	"strings"
 
 	"github.com/trayd/trayd/blockdev"
 )
@@ -18,22 +19,13 @@ type Finding struct {
 
 // Records are the durable records, as the journal has them, by machine and drive.
 func (a *Agent) Records() []Record {
-	a.mu.Lock()
-	vms := make([]*vm, 0, len(a.vms))
-	for _, v := range a.vms {
-		vms = append(vms, v)
-	}
-	a.mu.Unlock()
-	var records []Record
-	for _, v := range vms {
-		for _, d := range v.allDrives() {
-			if rec := d.record(); !rec.empty() || rec.Last != nil {
-				records = append(records, rec)
-			}
+	records := []Record{}
+	a.journal.Range(func(key string, value json.RawMessage) bool {
+		var rec Record
+		if strings.HasPrefix(key, recordPrefix) && json.Unmarshal(value, &rec) == nil {
+			records = append(records, rec)
 		}
-	}
-	sort.Slice(records, func(i, j int) bool {
-		return recordKey(records[i].VM, records[i].Drive) < recordKey(records[j].VM, records[j].Drive)
+		return true
 	})
 	return records
 }

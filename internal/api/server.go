@@ -104,11 +104,7 @@ func (s *server) getDrive(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) getState(w http.ResponseWriter, _ *http.Request) {
-	records := s.agent.Records()
-	if records == nil {
-		records = []agent.Record{}
-	}
-	writeJSON(w, http.StatusOK, records)
+	writeJSON(w, http.StatusOK, s.agent.Records())
 }
 
 func (s *server) checkState(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trayd/trayd/state"
+)
+
+// journal compares a journal append with a bare append and fdatasync of as many bytes.
+func (b *bench) journal(context.Context) error {
+	fmt.Println("journal append ...")
+	j, err := state.Open(filepath.Join(b.dir, "bench.journal"), nil)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	f, err := os.Create(filepath.Join(b.dir, "bare.log"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	value := string(record)
+	ours, bare, err := interleave(5*b.rounds,
+		func(int) error { return j.Put("drive/vm/cd0", value) },
+		func(int) error {
+			if _, err := f.Write(record); err != nil {
+				return err
+			}
+			return unix.Fdatasync(int(f.Fd()))
+		})
+	if err != nil {
+		return err
+	}
+	b.add("journal append, 600 bytes", spread(ours), "bare append + fdatasync "+spread(bare), ratio(ours, bare), "at most 1.3x")
+	return nil
+}
+
+// change compares a change over a warm API connection with the raw commands and two
+// durable appends. Each has a machine of its own, alike.
+func (b *bench) change(context.Context) error {
+	fmt.Println("change over a warm API connection ...")
+	dir := filepath.Join(b.dir, "change")
+	if err := b.machines(dir, "ours", 1); err != nil {
+		return err
+	}
+	other := filepath.Join(b.dir, "floor")
+	if err := b.machines(other, "raw", 1); err != nil {
+		return err
+	}
+	d, err := b.startTrayd(dir)
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+	floor, err := dialRaw(filepath.Join(other, "run/raw0.qmp"), filepath.Join(b.dir, "raw.log"))
+	if err != nil {
+		return err
+	}
+	for i := range 5 { // warm both
+		if err := d.change("ours0", b.discs[i%2]); err != nil {
+			return err
+		}
+		if err := floor.change("cd0", b.discs[i%2], fmt.Sprintf("warm-%d", i)); err != nil {
+			return err
+		}
+	}
+	ours, bare, err := interleave(b.rounds,
+		func(i int) error { return d.change("ours0", b.discs[(i+1)%2]) },
+		func(i int) error { return floor.change("cd0", b.discs[(i+1)%2], fmt.Sprintf("trayd-bench-raw%06d", i)) })
+	if err != nil {
+		return err
+	}
+	b.add("change, warm API connection", spread(ours), "raw commands, 2 fdatasyncs "+spread(bare), ratio(ours, bare), "at most 1.5x")
+	return nil
+}
+
+// command compares `trayctl change` as a process with `virsh change-media`.
+func (b *bench) command(ctx context.Context) error {
+	fmt.Println("the command as a whole process ...")
+	dir := filepath.Join(b.dir, "command")
+	if err := b.machines(dir, "ours", 1); err != nil {
+		return err
+	}
+	d, err := b.startTrayd(dir)
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+	trayctl := func(i int) error {
+		cmd := exec.Command(filepath.Join(b.bin, "trayctl"), "--socket", d.socket, "change", "ours0", b.discs[i%2])
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("trayctl: %w: %s", err, out)
+		}
+		return nil
+	}
+	if err := trayctl(1); err != nil {
+		return err
+	}
+	if !b.libvirt {
+		ours, _, err := interleave(b.rounds/4, trayctl, func(int) error { return nil })
+		if err == nil {
+			b.add("trayctl change, whole process", spread(ours), "virsh not measured", "-", "at most a fifth of virsh")
+		}
+		return err
+	}
+	v, err := b.startLibvirt(ctx)
+	if err != nil {
+		return fmt.Errorf("%w; without libvirt: -libvirt=false", err)
+	}
+	defer v.stop()
+	if err := v.change(b.discs[1]); err != nil {
+		return err
+	}
+	ours, virsh, err := interleave(b.rounds/4, trayctl, func(i int) error { return v.change(b.discs[i%2]) })
+	if err != nil {
+		return err
+	}
+	b.add("trayctl change, whole process", spread(ours), "virsh change-media "+spread(virsh), ratio(ours, virsh), "at most 0.20x")
+	return nil
+}
+
+// The fleets of the figures.
+const (
+	many    = 50
+	crowd   = 100
+	rounds  = 10
+	idleFor = 20 * time.Second
+)
+
+// fleet measures many machines: changed at once, started on, and left alone.
+func (b *bench) fleet(ctx context.Context) error {
+	fmt.Printf("%d machines at once ...\n", many)
+	dir := filepath.Join(b.dir, "fleet")
+	if err := b.machines(dir, "vm", many); err != nil {
+		return err
+	}
+	other := filepath.Join(b.dir, "bare")
+	if err := b.machines(other, "raw", many); err != nil {
+		return err
+	}
+	var started []time.Duration
+	var d *daemon
+	for range 5 { // the first has to make its state file, too
+		var err error
+		if d, err = b.startTrayd(dir); err != nil {
+			return err
+		}
+		started = append(started, d.ready)
+		if len(started) < 5 {
+			d.stop()
+		}
+	}
+	defer d.stop()
+	time.Sleep(3 * time.Second) // let it ask the QEMUs for their features, which the figure leaves out
+	floors := make([]*raw, many)
+	for i := range floors {
+		var err error
+		if floors[i], err = dialRaw(filepath.Join(other, fmt.Sprintf("run/raw%d.qmp", i)), ""); err != nil {
+			return err
+		}
+	}
+	ours, bare, err := interleave(rounds+1,
+		func(round int) error {
+			return together(many, func(i int) error { return d.change(fmt.Sprintf("vm%d", i), b.discs[round%2]) })
+		},
+		func(round int) error {
+			return together(many, func(i int) error {
+				return floors[i].change("cd0", b.discs[round%2], fmt.Sprintf("trayd-bench-raw%06d", round))
+			})
+		})
+	if err != nil {
+		return err
+	}
+	b.add(fmt.Sprintf("%d machines changed at once", many), spread(ours), "raw commands at once "+spread(bare), ratio(ours, bare), "at most 1.5x")
+	slices.Sort(started)
+	b.add(fmt.Sprintf("start to READY, %d machines attached", many), spread(started), "-", "-", "at most 100 ms")
+	d.stop() // it holds the machines' monitors
+	return b.idle(ctx, dir)
+}
+
+// together runs f for 0 to n-1 at once.
+func together(n int, f func(int) error) error {
+	var all sync.WaitGroup
+	errs := make(chan error, n)
+	for i := range n {
+		all.Go(func() {
+			if err := f(i); err != nil {
+				errs <- err
+			}
+		})
+	}
+	all.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}

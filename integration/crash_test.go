@@ -1,0 +1,205 @@
+//go:build integration
+
+package integration_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/qemutest"
+)
+
+// Where a crash must end: with the old disc in the closed drive, with the new one, or
+// with none.
+const (
+	old   = "OLD"
+	fresh = "FRESH"
+	none  = ""
+)
+
+// crash is one row of the design's crash table.
+type crash struct {
+	point    string // the fail point; trayd dies there
+	strategy string
+	verb     string
+	empty    bool // begin with an empty drive
+	locked   bool // the guest holds the door
+	force    bool
+	end      string
+}
+
+var crashes = []crash{
+	{point: "intent-written", strategy: "atomic", verb: agent.Replace, end: old},
+	{point: "descriptor-passed", strategy: "atomic", verb: agent.Replace, end: old},
+	{point: "eject-asked", strategy: "atomic", verb: agent.Replace, locked: true, end: old},
+	{point: "swapped", strategy: "atomic", verb: agent.Replace, end: fresh},
+	{point: "swapped", strategy: "atomic", verb: agent.Replace, locked: true, force: true, end: fresh},
+	{point: "taken-back", strategy: "atomic", verb: agent.Replace, end: fresh},
+	{point: "outcome-written", strategy: "atomic", verb: agent.Replace, end: fresh},
+
+	{point: "intent-written", strategy: "stepwise", verb: agent.Replace, end: old},
+	{point: "descriptor-passed", strategy: "stepwise", verb: agent.Replace, end: old},
+	{point: "node-added", strategy: "stepwise", verb: agent.Replace, end: old},
+	{point: "eject-asked", strategy: "stepwise", verb: agent.Replace, locked: true, end: old},
+	{point: "tray-open", strategy: "stepwise", verb: agent.Replace, end: old},
+	{point: "tray-open", strategy: "stepwise", verb: agent.Replace, locked: true, force: true, end: old},
+	{point: "medium-removed", strategy: "stepwise", verb: agent.Replace, end: fresh},
+	{point: "medium-inserted", strategy: "stepwise", verb: agent.Replace, end: fresh},
+	{point: "tray-closed", strategy: "stepwise", verb: agent.Replace, end: fresh},
+	{point: "taken-back", strategy: "stepwise", verb: agent.Replace, end: fresh},
+	{point: "outcome-written", strategy: "stepwise", verb: agent.Replace, end: fresh},
+
+	{point: "intent-written", strategy: "atomic", verb: agent.Insert, empty: true, end: none},
+	{point: "descriptor-passed", strategy: "atomic", verb: agent.Insert, empty: true, end: none},
+	{point: "swapped", strategy: "atomic", verb: agent.Insert, empty: true, end: fresh},
+	{point: "taken-back", strategy: "atomic", verb: agent.Insert, empty: true, end: fresh},
+	{point: "node-added", strategy: "stepwise", verb: agent.Insert, empty: true, end: none},
+	{point: "tray-open", strategy: "stepwise", verb: agent.Insert, empty: true, end: none},
+	{point: "medium-inserted", strategy: "stepwise", verb: agent.Insert, empty: true, end: fresh},
+
+	{point: "intent-written", strategy: "atomic", verb: agent.Eject, end: old},
+	{point: "eject-asked", strategy: "atomic", verb: agent.Eject, locked: true, end: old},
+	{point: "tray-open", strategy: "atomic", verb: agent.Eject, end: old},
+	{point: "tray-open", strategy: "atomic", verb: agent.Eject, locked: true, force: true, end: old},
+	{point: "medium-removed", strategy: "atomic", verb: agent.Eject, end: none},
+	{point: "tray-closed", strategy: "atomic", verb: agent.Eject, end: none},
+	{point: "outcome-written", strategy: "atomic", verb: agent.Eject, end: none},
+}
+
+func (c crash) name() string {
+	name := c.strategy + "/" + c.verb + "/" + c.point
+	if c.locked {
+		name += "-locked"
+	}
+	if c.force {
+		name += "-forced"
+	}
+	return name
+}
+
+// TestKilledAtEveryStep kills trayd at each point of a change and starts it again.
+func TestKilledAtEveryStep(t *testing.T) {
+	for _, c := range crashes {
+		t.Run(c.name(), func(t *testing.T) {
+			r, vm, guest := c.crash(t)
+			r.start("")
+			r.ready()
+			c.check(r, guest)
+			r.clean(vm, "vm")
+		})
+	}
+}
+
+// settleSteps are the points at which recovery itself is killed, once it has begun.
+// Not every recovery comes by every one; outcome-written ends them all.
+var settleSteps = []string{
+	"settle-take-back", "settle-delete-node", "settle-close-tray", "settle-insert-node", "outcome-written",
+}
+
+// TestRecoveryKilledAtEveryStep kills trayd in a change, kills the recovery as well at
+// each of its steps, and starts it a third time.
+func TestRecoveryKilledAtEveryStep(t *testing.T) {
+	for _, c := range crashes {
+		if c.point == "outcome-written" {
+			continue // nothing is left to recover
+		}
+		t.Run(c.name(), func(t *testing.T) {
+			r, vm, guest := c.crash(t)
+			for _, step := range settleSteps {
+				r.start(step) // dies at the step, or finishes if it doesn't come by
+				done := make(chan error, 1)
+				daemon := r.daemon
+				go func() { done <- daemon.Wait() }()
+				select {
+				case <-done:
+				case <-time.After(400 * time.Millisecond):
+					require.NoError(t, daemon.Process.Kill())
+					<-done
+				}
+				r.daemon = nil
+			}
+			r.start("")
+			r.ready()
+			c.check(r, guest)
+			r.clean(vm, "vm")
+		})
+	}
+}
+
+// TestKilledTogether kills trayd at each point, and QEMU with it: nothing may be left
+// in the records.
+func TestKilledTogether(t *testing.T) {
+	for _, c := range crashes {
+		t.Run(c.name(), func(t *testing.T) {
+			r, vm, _ := c.crash(t)
+			vm.Kill()
+			r.start("")
+			r.ready()
+			require.Eventually(t, func() bool {
+				return r.must("-o", "json", "state", "show") == "[]\n"
+			}, 5*time.Second, 20*time.Millisecond, "records of a machine that is no more")
+			require.Contains(t, r.must("state", "check"), "ok: ")
+			require.Equal(t, 1, r.trayctl("eject", "vm").code)
+		})
+	}
+}
+
+// crash takes the drive to its beginning and the change to its fail point.
+func (c crash) crash(t *testing.T) (*rig, *qemutest.VM, *qemutest.Guest) {
+	r := newRig(t)
+	r.extra = "strategy = \"" + c.strategy + "\""
+	first, second := r.disc(old), r.disc(fresh)
+	vm := r.vm("vm", qemutest.IDE.With("")...)
+	guest := vm.Guest(t)
+	if !c.empty {
+		r.start("")
+		r.ready()
+		r.must("insert", "vm", first)
+		r.stop()
+	}
+	if c.locked {
+		guest.Volume() // the change is a unit attention
+		guest.Lock()
+	}
+	r.start(c.point)
+	r.ready()
+	args := []string{c.verb, "vm"}
+	if c.verb != agent.Eject {
+		args = append(args, second)
+	}
+	if c.force {
+		args = append(args, "--force")
+	}
+	got := r.trayctl(args...)
+	require.Equal(t, 4, got.code, "trayctl must say that trayd is gone: %s%s", got.stdout, got.stderr)
+	r.died()
+	return r, vm, guest
+}
+
+// check looks at the end as the guest, QEMU and the records see it.
+func (c crash) check(r *rig, guest *qemutest.Guest) {
+	t := r.t
+	d := r.settled("vm/cd0")
+	require.Equal(t, "closed", d.Tray)
+	if c.end == none {
+		require.Equal(t, agent.StateEmpty, d.State)
+		require.Equal(t, qemutest.NoMedium, guest.Volume())
+	} else {
+		require.Equal(t, agent.StateLoaded, d.State)
+		require.True(t, d.Medium.Ours)
+		require.Equal(t, c.end, d.Medium.VolumeID)
+		require.Equal(t, c.end, guest.Volume(), "what the guest reads")
+	}
+	require.Contains(t, r.must("state", "check"), "ok: ")
+	if c.locked && !c.force {
+		// The guest had been asked before trayd died. Its late answer is put right.
+		guest.Unlock()
+		require.Empty(t, guest.Eject())
+		require.Eventually(t, func() bool { return guest.Volume() == c.end }, 5*time.Second, 20*time.Millisecond,
+			"a tray that opened late because of us is closed again")
+		r.settled("vm/cd0")
+	}
+}

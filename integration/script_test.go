@@ -1,0 +1,203 @@
+//go:build integration
+
+package integration_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/internal/qemutest"
+)
+
+// TestScripts runs the sessions in testdata: what an operator types and sees. Beside
+// testscript's own commands they know
+//
+//	vm NAME KIND [DISC]     start a machine with a drive of that kind
+//	disc NAME               make discs/NAME.iso
+//	trayd start|stop|kill   the agent
+//	trayctl CODE ARGS...    run trayctl; it must exit with CODE
+//	guest NAME WORD...      play the guest: lock, unlock, eject, load, reads VOLUME
+//	qemu NAME freeze|thaw|kill
+//	soon CODE ARGS...       trayctl until it exits with CODE, for at most 10 s
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			s := &session{t: t, vms: map[string]*qemutest.VM{}, guests: map[string]*qemutest.Guest{}}
+			env.Values[sessionKey{}] = s
+			s.open(env)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"vm": cmdVM, "disc": cmdDisc, "trayd": cmdTrayd, "trayctl": cmdTrayctl, "soon": cmdSoon,
+			"guest": cmdGuest, "qemu": cmdQEMU,
+		},
+		RequireExplicitExec: true,
+	})
+}
+
+type sessionKey struct{}
+
+// session is one script's host.
+type session struct {
+	t      *testing.T
+	r      *rig
+	vms    map[string]*qemutest.VM
+	guests map[string]*qemutest.Guest
+}
+
+// open makes the script's host, and a name of constant length for it in the output.
+func (s *session) open(env *testscript.Env) {
+	dir, err := os.MkdirTemp("", "trayd-")
+	require.NoError(s.t, err)
+	s.r = &rig{t: s.t, dir: dir}
+	for _, sub := range []string{"run", "discs"} {
+		require.NoError(s.t, os.Mkdir(filepath.Join(dir, sub), 0o755))
+	}
+	env.Setenv("DISCS", s.r.discs())
+	env.Setenv("HOST", dir)
+	env.Setenv("STATE", s.r.stateFile())
+	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	env.Setenv("TRAYD_SOCKET", s.r.socket())
+	env.Defer(func() {
+		s.r.kill()
+		for _, vm := range s.vms {
+			vm.Kill()
+		}
+		_ = os.RemoveAll(dir) // a leftover in /tmp is no failure of the script
+	})
+}
+
+func of(ts *testscript.TestScript) *session { return ts.Value(sessionKey{}).(*session) }
+
+func check(ts *testscript.TestScript, ok bool, format string, args ...any) {
+	if !ok {
+		ts.Fatalf(format, args...)
+	}
+}
+
+func cmdVM(ts *testscript.TestScript, _ bool, args []string) {
+	check(ts, len(args) >= 2, "usage: vm NAME KIND [DISC]")
+	s := of(ts)
+	disc := ""
+	if len(args) > 2 {
+		disc = args[2]
+	}
+	if args[1] == "two-drives" {
+		s.vms[args[0]] = s.r.vm(args[0], "-M", "q35", "-device", "ide-cd,id=cd0,bus=ide.0", "-device", "ide-cd,id=cd1,bus=ide.1")
+		return
+	}
+	if args[1] == "virtio" {
+		s.vms[args[0]] = s.r.vm(args[0], "-M", "q35", "-drive", "if=virtio,media=cdrom,readonly=on,format=raw,file="+disc)
+		return
+	}
+	for _, kind := range qemutest.Drives {
+		if kind.Name == args[1] {
+			s.vms[args[0]] = s.r.vm(args[0], kind.With(disc)...)
+			return
+		}
+	}
+	ts.Fatalf("no kind of drive %q", args[1])
+}
+
+func cmdDisc(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		_, err := qemutest.WriteDisc(of(ts).r.discs(), name)
+		ts.Check(err)
+	}
+}
+
+func cmdTrayd(ts *testscript.TestScript, _ bool, args []string) {
+	check(ts, len(args) == 1, "usage: trayd start|stop|kill")
+	r := of(ts).r
+	switch args[0] {
+	case "start":
+		r.extra = ts.Getenv("TRAY")
+		r.start("")
+		r.ready()
+	case "stop":
+		r.stop()
+	case "kill":
+		r.kill()
+	}
+}
+
+// cmdTrayctl runs trayctl; stdout and stderr are then there for stdout, stderr and cmp.
+func cmdTrayctl(ts *testscript.TestScript, _ bool, args []string) {
+	code, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := of(ts).r.trayctl(args[1:]...)
+	fmt.Fprint(ts.Stdout(), got.stdout)
+	fmt.Fprint(ts.Stderr(), got.stderr)
+	check(ts, got.code == code, "exit code %d, not %d", got.code, code)
+}
+
+func cmdSoon(ts *testscript.TestScript, _ bool, args []string) {
+	code, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	want, args := args[1], args[2:] // a text that the answer must hold
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		got := of(ts).r.trayctl(args...)
+		if got.code == code && strings.Contains(got.stdout+got.stderr, want) {
+			fmt.Fprint(ts.Stdout(), got.stdout)
+			fmt.Fprint(ts.Stderr(), got.stderr)
+			return
+		}
+		check(ts, time.Now().Before(end), "exit code %d, not %d with %q: %s%s", got.code, code, want, got.stdout, got.stderr)
+	}
+}
+
+func cmdGuest(ts *testscript.TestScript, _ bool, args []string) {
+	s := of(ts)
+	g := s.guests[args[0]]
+	if g == nil {
+		g = s.vms[args[0]].Guest(s.t)
+		s.guests[args[0]] = g
+	}
+	switch args[1] {
+	case "lock":
+		g.Volume() // a change of discs is a unit attention
+		g.Lock()
+	case "unlock":
+		g.Unlock()
+	case "eject":
+		check(ts, g.Eject() == "", "the guest can't eject")
+	case "load":
+		check(ts, g.Load() == "", "the guest can't load")
+	case "reads":
+		want := strings.Join(args[2:], " ")
+		if want == "nothing" {
+			want = qemutest.NoMedium
+		}
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			got := g.Volume()
+			if got == want {
+				return
+			}
+			check(ts, time.Now().Before(end), "the guest reads %q, not %q", got, want)
+		}
+	default:
+		ts.Fatalf("a guest can't %s", args[1])
+	}
+}
+
+func cmdQEMU(ts *testscript.TestScript, _ bool, args []string) {
+	s := of(ts)
+	vm := s.vms[args[0]]
+	switch args[1] {
+	case "freeze":
+		vm.Freeze(s.t)
+	case "thaw":
+		vm.Thaw(s.t)
+	case "kill":
+		vm.Kill()
+	}
+}
