@@ -147,7 +147,6 @@ func TestGroupsAndNames(t *testing.T) {
 	}
 }
 
-
 func TestALoggerIsNotItsSiblings(t *testing.T) {
 	j := newJournald(t)
 	base := j.logger(slog.LevelInfo).With("vm", "vm1")

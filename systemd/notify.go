@@ -42,6 +42,9 @@ func NewNotifier() (*Notifier, error) {
 	return n, err
 }
 
+// Enabled reports whether a manager listens, for messages that cost something to make.
+func (n *Notifier) Enabled() bool { return n != nil && n.address != "" }
+
 // Ready says that the service serves, or that a reload has ended, and what it does.
 func (n *Notifier) Ready(status string) error {
 	return n.send(daemon.SdNotifyReady, statusLine(status))
@@ -72,7 +75,7 @@ func statusLine(status string) string {
 // send sends assignments in one message. Each has its own connection, so that a manager
 // that was executed anew is found again.
 func (n *Notifier) send(assignments ...string) error {
-	if n == nil || n.address == "" {
+	if !n.Enabled() {
 		return nil
 	}
 	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: n.address, Net: "unixgram"})

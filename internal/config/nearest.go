@@ -11,7 +11,7 @@ func nearest(name string) string {
 		d := distance(name, k.name)
 		if lastPart(k.name) == lastPart(name) {
 			d = min(d, 1) // the right word at the wrong place
-		} else if e := distance(lastPart(name), lastPart(k.name)) + 1; len(lastPart(name)) > 3 {
+		} else if e := distance(lastPart(name), lastPart(k.name)) + 1; len(lastPart(name)) >= 3 {
 			d = min(d, e)
 		}
 		if d < least {

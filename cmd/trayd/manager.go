@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/trayd/trayd/internal/agent"
+)
+
+// healthy does what a request does before it asks QEMU: it takes the agent's, every
+// machine's and every drive's lock, the event bus's, and the journal's. Each of them is
+// held for microseconds, so one that isn't to be had means that the agent hangs. Disk
+// and QEMU are left out: starting trayd anew doesn't make them answer.
+func (d *daemon) healthy(context.Context) error {
+	d.agent.Records()
+	d.agent.Subscribe(0).Close()
+	d.journal.Stats()
+	return nil
+}
+
+// statusPause is how long machines may come and go before the status line follows, so
+// that a hundred that start together are counted once.
+const statusPause = 500 * time.Millisecond
+
+// report tells the service manager that trayd is ready, and then keeps the status line
+// right until ctx ends.
+func (d *daemon) report(ctx context.Context, ready <-chan struct{}) {
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return
+	}
+	if !d.notifier.Enabled() {
+		return
+	}
+	d.tell(d.notifier.Ready(d.attached(ctx)))
+	events := d.agent.Subscribe(0)
+	defer events.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-events.C:
+			switch e.Type {
+			case agent.EventVMAttached, agent.EventVMLost, agent.EventVMEnded:
+			default:
+				continue
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(statusPause):
+		}
+		for len(events.C) > 0 {
+			<-events.C
+		}
+		d.tell(d.notifier.Status(d.attached(ctx)))
+	}
+}
+
+// attached says for the status line how many machines answer.
+func (d *daemon) attached(ctx context.Context) string {
+	if !d.notifier.Enabled() {
+		return ""
+	}
+	vms, answer := d.agent.VMs(ctx), 0
+	for _, v := range vms {
+		if v.Answered {
+			answer++
+		}
+	}
+	return fmt.Sprintf("attached to %d of %d machines", answer, len(vms))
+}
+
+// tell logs that the service manager couldn't be told; trayd works without it.
+func (d *daemon) tell(err error) {
+	if err != nil {
+		d.log.Warn("systemd", "error", err)
+	}
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+
+	"github.com/trayd/trayd/internal/config"
+)
+
+// reload takes the configuration over that the file has now. A file that isn't right
+// changes nothing.
+func (d *daemon) reload(ctx context.Context) {
+	d.tell(d.notifier.Reloading())
+	next, err := config.Load(d.path)
+	if err != nil {
+		d.log.Error("the new configuration is refused; the old one stays in effect", "error", err)
+		d.tell(d.notifier.Ready("the new configuration is refused, see the log; the old one stays in effect"))
+		return
+	}
+	for _, key := range needRestart(d.config, next) {
+		d.log.Warn("a changed setting takes effect when trayd is restarted", "key", key)
+	}
+	next.StateDir, next.API = d.config.StateDir, d.config.API
+	d.config = next
+	d.level.Set(next.Log.Level)
+	d.agent.Reload(agentOptions(next, d.log))
+	d.log.Info("the new configuration is in effect")
+	d.tell(d.notifier.Ready(d.attached(ctx)))
+}
+
+// needRestart names the keys whose new values can't be taken over by a running trayd.
+func needRestart(old, next *config.Config) []string {
+	var keys []string
+	if old.StateDir != next.StateDir {
+		keys = append(keys, "state_dir")
+	}
+	if old.API.Socket != next.API.Socket {
+		keys = append(keys, "api.socket")
+	}
+	if old.API.Group != next.API.Group {
+		keys = append(keys, "api.group")
+	}
+	return keys
+}
