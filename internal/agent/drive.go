@@ -278,7 +278,7 @@ func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation
 	if !deep {
 		return obs, nil
 	}
-	if rec.Change != nil || rec.Asked != nil {
+	if rec.unsure(st.Node()) {
 		if obs.Nodes, err = s.ownNodes(ctx, d); err != nil {
 			return Observation{VM: Silent}, nil
 		}

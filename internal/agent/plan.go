@@ -144,11 +144,18 @@ func planSettled(rec Record, obs Observation) []Step {
 		next := rec
 		next.Asked = nil
 		switch {
-		case obs.Node != a.Node || obs.AskedOver:
-			return append(strays(obs, ""), Write{Record: next})
-		case obs.TrayOpen:
+		case obs.Node == a.Node && obs.TrayOpen:
+			// Also when the guest's time is over by now: it may have answered in
+			// time and nobody was connected to see it.
 			return append(strays(obs, ""), CloseTray{}, Write{next, EventTrayPutRight,
 				"the guest opened the tray for operation " + a.Operation + ", which had been given up: closed again"})
+		case obs.Node != a.Node || obs.AskedOver:
+			// Nothing is left of the request: what the drive shows speaks for itself.
+			steps := planSettled(next, obs)
+			if !writes(steps) {
+				steps = append(steps, Write{Record: next})
+			}
+			return steps
 		}
 	}
 	in := rec.Loaded
@@ -186,24 +193,24 @@ func planLoading(rec Record, obs Observation) []Step {
 	case c.From.Node:
 		return back(rec, obs, closeIfOurs(c, obs))
 	case restoredNode(c): // cut off after the old disc had been put back
-		return back(restored(rec), obs, closeIfOurs(c, obs))
+		return back(restored(rec, obs), obs, closeIfOurs(c, obs))
 	case "":
-		if !c.Stepwise {
-			break
+		if !c.Stepwise || !has(obs.Nodes, c.Node) {
+			break // not our doing: the new node is there before the old disc goes
 		}
 		// The tray is out and the old disc with it. Never leave it empty: the
-		// new disc goes in when QEMU has it open, else the old one goes back.
+		// new disc goes in unless it is given up, then the old one goes back.
 		var steps []Step
 		if !obs.TrayOpen {
 			steps = append(steps, OpenTray{})
 		}
 		switch {
-		case obs.GivenUp == nil && has(obs.Nodes, c.Node):
+		case obs.GivenUp == nil:
 			return forward(rec, obs, append(steps, InsertNode{c.Node}, CloseTray{}))
 		case has(obs.Nodes, c.From.Node):
 			return back(rec, obs, append(steps, InsertNode{c.From.Node}, CloseTray{}))
 		case c.From.File != "":
-			return back(restored(rec), obs, append(steps, Restore{c.From.File, restoredNode(c)}))
+			return back(restored(rec, obs), obs, append(steps, Restore{c.From.File, restoredNode(c)}))
 		}
 		return forward(rec, obs, append(steps, InsertNode{c.Node}, CloseTray{}))
 	}
@@ -236,8 +243,11 @@ func planEjecting(rec Record, obs Observation) []Step {
 		case c.By == ByGuest && obs.TrayOpen:
 			next.Change, next.Loaded, next.Asked = nil, nil, nil
 			next.Last = outcome(c, Done, "", obs)
-			return append([]Step{RemoveMedium{}, CloseTray{}},
-				append(strays(obs, ""), Write{next, EventEjected, ejected(rec)})...)
+			steps := []Step{RemoveMedium{}, CloseTray{}}
+			if has(obs.Nodes, c.From.Node) { // a node that blockdev-add made stays when its medium goes
+				steps = append(steps, DeleteNode{c.From.Node})
+			}
+			return append(append(steps, strays(obs, "")...), Write{next, EventEjected, ejected(rec)})
 		case c.By == ByGuest:
 			// The guest closed the tray again before anything was done.
 			return append(strays(obs, ""), Write{Record: next})
@@ -267,9 +277,9 @@ func forward(rec Record, obs Observation, steps []Step) []Step {
 	next := rec
 	next.Loaded = &Loaded{Medium: *c.Target, Node: c.Node, Since: obs.Now}
 	next.Change, next.Asked = nil, nil
-	if c.Asked && c.Forced {
-		// The guest may have fetched the request before the disc was forced out,
-		// and would now eject the new one.
+	if c.Asked {
+		// The guest may have fetched the request before the disc went, by force or
+		// because it had let go of the door, and would now eject the new one.
 		next.Asked = &Asked{Operation: c.ID, Node: c.Node}
 	}
 	next.Last = outcome(c, Done, "", obs)
@@ -281,9 +291,7 @@ func back(rec Record, obs Observation, steps []Step) []Step {
 	c := rec.Change
 	next := rec
 	next.Change, next.Asked = nil, nil
-	// A guest that holds the door may have been asked, also when the agent died
-	// before it could say so: whatever opens the tray now is put right.
-	if c.From.Node != "" && !c.From.TrayOpen && (c.Asked || obs.Locked) {
+	if c.Asked && c.From.Node != "" && !c.From.TrayOpen {
 		next.Asked = &Asked{Operation: c.ID, Node: c.From.Node}
 	}
 	result, reason := Failed, "interrupted before the disc was changed: the drive is as it was"
@@ -295,15 +303,16 @@ func back(rec Record, obs Observation, steps []Step) []Step {
 }
 
 // restored is rec with its old disc under the name of the node that brings it back.
-func restored(rec Record) Record {
+// The node is ours, also where the disc was somebody else's before.
+func restored(rec Record, obs Observation) Record {
 	c := *rec.Change
+	in := Loaded{Medium: Medium{Name: c.From.File, Path: c.From.File}, Since: obs.Now}
 	if rec.Loaded != nil && rec.Loaded.Node == c.From.Node {
-		in := *rec.Loaded
-		in.Node = restoredNode(rec.Change)
-		rec.Loaded = &in
+		in = *rec.Loaded
 	}
-	c.From.Node = restoredNode(rec.Change)
-	rec.Change = &c
+	in.Node = restoredNode(&c)
+	c.From.Node = in.Node
+	rec.Loaded, rec.Change = &in, &c
 	return rec
 }
 
@@ -321,6 +330,15 @@ func strays(obs Observation, keep string) []Step {
 		}
 	}
 	return steps
+}
+
+func writes(steps []Step) bool {
+	for _, st := range steps {
+		if _, ok := st.(Write); ok {
+			return true
+		}
+	}
+	return false
 }
 
 func outcome(c *Change, r Result, reason string, obs Observation) *Outcome {

@@ -74,6 +74,8 @@ func (o *Operation) check(ctx context.Context, s *session, t *task, medium *Medi
 	t.change = Change{
 		ID: o.ID, Verb: o.Verb, Kind: Ejecting, By: o.By, Since: time.Now().UTC(),
 		From: Before{Node: before.Node(), TrayOpen: before.TrayOpen},
+		// A guest that an earlier, withdrawn request asked may still answer, too.
+		Asked: o.asks(before) || rec.Asked != nil && !before.TrayOpen,
 	}
 	if before.Medium != nil {
 		t.change.From.File = o.fileOf(rec, before)

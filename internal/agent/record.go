@@ -76,10 +76,9 @@ type Change struct {
 	// Stepwise is set when the change goes through a drive that is empty for a
 	// moment, so that an empty drive can be our own doing.
 	Stepwise bool `json:"stepwise,omitempty"`
-	// Asked is set when the guest has been asked to eject.
+	// Asked is set when the guest has been asked to eject, or is about to be, and
+	// has not been seen to answer.
 	Asked bool `json:"asked,omitempty"`
-	// Forced is set when the guest's answer was not waited for any longer.
-	Forced bool `json:"forced,omitempty"`
 }
 
 // Before is what was in the drive before a change.
@@ -127,6 +126,13 @@ type Outcome struct {
 // empty reports whether the record says nothing that recovery needs.
 func (r *Record) empty() bool {
 	return r.Loaded == nil && r.Change == nil && r.Asked == nil
+}
+
+// unsure reports whether nodes and descriptors of ours may lie outside the drive: a
+// change is or was under way, or our disc was taken out by somebody else, who leaves
+// behind a node that blockdev-add made.
+func (r *Record) unsure(node string) bool {
+	return r.Change != nil || r.Asked != nil || r.Loaded != nil && r.Loaded.Node != node
 }
 
 // recordKey is the record's key in the journal.

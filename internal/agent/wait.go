@@ -20,14 +20,9 @@ const (
 
 // attempts tries, and waits for the guest between the tries when it holds the door.
 func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(context.Context, bool) error) error {
-	wait := o.opts.Wait
-	if o.req.Wait != nil {
-		wait = *o.req.Wait
-	}
-	deadline := time.Now().Add(wait)
+	deadline := time.Now().Add(o.limit())
 	force := o.req.Force
-	if !force && t.before.Locked && !t.before.TrayOpen && wait == 0 {
-		// Nobody is going to wait: then the guest isn't asked either.
+	if holdsDoor(t.before) && !force && !o.asks(t.before) {
 		if !o.req.ThenForce {
 			return o.locked("and --wait is 0")
 		}
@@ -50,15 +45,30 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		if CodeOf(err) != DriveLocked || !o.req.ThenForce {
 			return err
 		}
-		if err := o.forcing(); err != nil {
-			return err
-		}
+		o.setPhase(Changing)
 		force = true
 	}
 }
 
+// limit is how long the guest may hold the door.
+func (o *Operation) limit() time.Duration {
+	if o.req.Wait != nil {
+		return *o.req.Wait
+	}
+	return o.opts.Wait
+}
+
+func holdsDoor(st blockdev.State) bool { return st.Locked && !st.TrayOpen }
+
+// asks reports whether the guest is going to be asked to eject. When nobody is going
+// to wait for its answer it isn't asked either.
+func (o *Operation) asks(before blockdev.State) bool {
+	return holdsDoor(before) && !o.req.Force && o.limit() > 0
+}
+
 // asked makes it durable that the guest has been asked: its answer may come when
-// nobody waits for it any more.
+// nobody waits for it any more. The intent says so already where the door was seen
+// to be locked.
 func (o *Operation) asked() error {
 	rec := o.drive.record()
 	if rec.Change == nil || rec.Change.Asked {
@@ -70,13 +80,17 @@ func (o *Operation) asked() error {
 	return o.drive.write(rec, true)
 }
 
-func (o *Operation) forcing() error {
+// answered notes that the guest has opened the tray. It is not worth a write: after a
+// death recovery would wait for an answer that has come, which does no harm.
+func (o *Operation) answered() {
 	rec := o.drive.record()
+	if rec.Change == nil {
+		return
+	}
 	c := *rec.Change
-	c.Forced = true
+	c.Asked = false
 	rec.Change = &c
-	o.setPhase(Changing)
-	return o.drive.write(rec, true)
+	o.drive.setRecord(rec)
 }
 
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
@@ -95,6 +109,9 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, id string, dea
 		st, err := o.look(ctx, s, id)
 		if err != nil {
 			return err
+		}
+		if st.TrayOpen {
+			o.answered()
 		}
 		if st.TrayOpen || !st.Locked || st.Medium == nil || time.Since(asked) >= askAgain {
 			return nil

@@ -1,0 +1,329 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/blockdev"
+)
+
+// scenario is one history: a drive, an operation that dies, is refused or gives up at
+// some command, what others do in between, and recoveries that may die as well.
+type scenario struct {
+	changer string
+	verb    string // Replace or Eject
+	before  string // what is in: empty, ours, ours-added (by blockdev-add), theirs, theirs-unnamed (no file to open again)
+	door    string // open, closed, locked
+	force   string // never, at-once, then
+	guest   string // when asked it ignores, unlocks, or gives-in (opens the tray)
+	policy  GuestEject
+	dieAt   int    // command of the operation before which the agent dies; 0: it lives
+	refuse  int    // command that QEMU refuses
+	others  string // who does what after the operation
+	again   int    // command of the first recovery before which it dies; 0: it lives
+	others2 string // who does what after that
+}
+
+var (
+	modelChangers = []string{"atomic", "atomic-without-force", "stepwise"}
+	modelBefore   = []string{"empty", "ours", "ours-added", "theirs", "theirs-unnamed"}
+	modelDoors    = []string{"open", "closed", "locked"}
+	modelForce    = []string{"never", "at-once", "then"}
+	modelGuests   = []string{"ignores", "unlocks", "gives-in"}
+	modelOthers   = []string{"", "guest-opens", "guest-closes", "guest-locks", "guest-unlocks", "reset", "taken-out", "taken-out-closed", "theirs-in", "restarted"}
+)
+
+// newWorld is the drive before the operation.
+func (s scenario) newWorld() (*world, Before) {
+	w := &world{
+		vm: Present, rec: recordWith(""), nodes: map[string]bool{}, loans: map[int]string{},
+		open: s.door == "open", locked: s.door == "locked", policy: s.policy,
+	}
+	from := Before{TrayOpen: w.open}
+	switch s.before {
+	case "ours", "ours-added":
+		w.rec, from.Node, from.File = recordWith(oldNode), oldNode, oldFile
+	case "theirs":
+		from.Node, from.File = theirNode, theirFile
+	case "theirs-unnamed":
+		from.Node = theirNode
+	}
+	if from.Node != "" {
+		w.node, w.nodes[from.Node] = from.Node, s.before != "ours-added"
+	}
+	return w, from
+}
+
+func (s scenario) newChanger(w *world) blockdev.Changer {
+	switch s.changer {
+	case "stepwise":
+		return blockdev.NewStepwise(w, blockdev.Options{Own: modelMark})
+	case "atomic":
+		return blockdev.NewAtomic(w, blockdev.Options{Own: modelMark, Features: blockdev.Features{ChangeMedium: true, ChangeMediumForce: true}})
+	}
+	return blockdev.NewAtomic(w, blockdev.Options{Own: modelMark, Features: blockdev.Features{ChangeMedium: true}})
+}
+
+// operate is Operation.perform: intent, attempts, and why it gave up.
+func (s scenario) operate(w *world, from Before, changer blockdev.Changer) *GivenUp {
+	w.working = true
+	defer func() { w.working = false }()
+	ctx := context.Background()
+	rec := loading(from)
+	if s.verb == Eject {
+		rec = ejecting(from)
+	}
+	rec.Loaded = w.rec.Loaded
+	rec.Change.Asked = w.locked && s.force != "at-once"
+	rec.Change.Stepwise = s.changer == "stepwise" && s.verb == Replace
+	w.write(rec)
+	if s.verb == Eject {
+		return s.attempts(w, func(force bool) error { return changer.Eject(ctx, "cd0", force) })
+	}
+	disc := w.lend(newNode)
+	given := s.attempts(w, func(force bool) error { return changer.Swap(ctx, "cd0", disc, force) })
+	_ = w.takeBack(disc.FDSet)
+	return given
+}
+
+// attempts is Operation.attempts.
+func (s scenario) attempts(w *world, try func(bool) error) *GivenUp {
+	err := try(s.force == "at-once")
+	if errors.Is(err, blockdev.ErrLocked) {
+		rec := w.rec
+		c := *rec.Change
+		switch s.guest {
+		case "gives-in":
+			w.locked, w.open, w.asked = false, true, false
+			c.Asked = false // Operation.answered, in memory only
+			rec.Change = &c
+			w.rec = rec
+		case "unlocks":
+			w.locked = false
+		default:
+			if s.force != "then" {
+				return &GivenUp{Failed, "the guest holds the door"}
+			}
+		}
+		err = try(s.guest == "ignores")
+	}
+	if err != nil {
+		w.log = append(w.log, "error: "+err.Error())
+		return &GivenUp{Failed, err.Error()}
+	}
+	return nil
+}
+
+// interfere is what a guest, another client of QEMU, or the end of QEMU does.
+func (w *world) interfere(what string) {
+	if what != "" {
+		w.log = append(w.log, "-- "+what+" --")
+	}
+	switch what {
+	case "guest-opens":
+		w.open, w.locked, w.guestMove, w.asked = true, false, true, false
+	case "guest-closes", "reset":
+		w.guestMove = w.guestMove || w.open
+		w.open, w.locked = false, w.locked && what != "reset"
+	case "guest-locks":
+		w.locked = !w.open
+	case "guest-unlocks":
+		w.locked = false
+	case "taken-out", "taken-out-closed":
+		w.drop()
+		w.open, w.locked, w.emptied = what == "taken-out", false, true
+	case "theirs-in":
+		w.drop()
+		w.node, w.open, w.locked, w.theirMove = "#block777", false, false, true
+		w.nodes[w.node] = true
+	case "restarted":
+		w.vm, w.node, w.open, w.locked = Replaced, "", false, false
+		clear(w.nodes)
+		clear(w.loans)
+	}
+}
+
+// run plays the history and returns what is wrong with it, and the number of commands
+// that the operation and its first recovery took.
+func (s scenario) run() (wrong string, operation, recovery int, w *world) {
+	w, from := s.newWorld()
+	changer := s.newChanger(w)
+	w.dieAt, w.refuse = s.dieAt, s.refuse
+	var given *GivenUp
+	dead := w.untilDeath(func() { given = s.operate(w, from, changer) })
+	operation = w.ticks
+	w.interfere(s.others)
+	if dead {
+		given = nil // died with the agent
+	}
+	w.ticks, w.dieAt, w.refuse = 0, s.again, 0
+	dead = w.untilDeath(func() { wrong = w.settle(changer, given) })
+	recovery = w.ticks
+	w.dieAt = 0
+	if wrong == "" && (dead || s.others2 != "") {
+		w.interfere(s.others2)
+		wrong = w.settle(changer, nil)
+	}
+	if wrong == "" {
+		wrong = s.endWrong(w, from)
+	}
+	if wrong == "" {
+		wrong = s.lateAnswerWrong(w, changer)
+	}
+	return wrong, operation, recovery, w
+}
+
+// endWrong says what is wrong with the settled drive.
+func (s scenario) endWrong(w *world, from Before) string {
+	rec := w.rec
+	if rec.Change != nil {
+		return "a record with a change is left"
+	}
+	if w.vm != Present {
+		if !rec.empty() {
+			return "a record of a machine that has ended"
+		}
+		return ""
+	}
+	for n := range w.nodes {
+		if isOurs(n) && n != w.node {
+			return "node " + n + " is left"
+		}
+	}
+	if len(w.loans) > 0 {
+		return "a loan is left"
+	}
+	if isOurs(w.node) && (rec.Loaded == nil || rec.Loaded.Node != w.node) {
+		return "our disc is in and no record says so"
+	}
+	if w.emptied || w.theirMove {
+		return "" // what others made of it is theirs
+	}
+	guestEjected := s.policy == GuestEjectRelease && (w.guestMove || from.TrayOpen)
+	if w.node == "" && from.Node != "" && s.verb == Replace && !guestEjected {
+		return "the drive was left empty"
+	}
+	switch {
+	case s.verb == Eject && w.removed && (w.node != "" || w.open && !w.guestMove):
+		return "an eject after its removal is not finished"
+	case s.verb == Eject && !w.removed && !guestEjected && w.node != from.Node:
+		return "an eject before its removal is not rolled back"
+	case w.guestMove:
+		return ""
+	case w.node == from.Node && w.node != "" && w.open != from.TrayOpen && (s.refuse == 0 || w.open):
+		// A changer that is refused in the middle closes the tray, also one that
+		// was open before: the disc can be read then.
+		return "the tray is not as it was"
+	case w.node != from.Node && w.open && !(w.node == backNode && from.TrayOpen):
+		return "the tray is open"
+	}
+	return ""
+}
+
+// lateAnswerWrong has the guest answer a request that was withdrawn, or not in time.
+func (s scenario) lateAnswerWrong(w *world, changer blockdev.Changer) string {
+	if w.rec.Asked == nil && (!w.asked || w.node == "" || w.open || w.emptied || w.theirMove || w.vm != Present) {
+		return ""
+	}
+	late := *w
+	late.nodes, late.loans = maps.Clone(w.nodes), maps.Clone(w.loans)
+	late.interfere("guest-opens")
+	if wrong := late.settle(s.newChanger(&late), nil); wrong != "" {
+		return "after a late answer: " + wrong
+	}
+	if late.node != w.node || late.open || late.rec.Asked != nil {
+		return "a late answer was not put right"
+	}
+	w.askedOver = true
+	if wrong := w.settle(changer, nil); wrong != "" {
+		return "after the guest's time: " + wrong
+	}
+	if w.rec.Asked != nil || w.node != late.node {
+		return "a withdrawn request is never over"
+	}
+	return ""
+}
+
+// eachOperation calls f for every operation on every drive, without interference.
+func eachOperation(f func(scenario)) {
+	for _, changer := range modelChangers {
+		for _, verb := range []string{Replace, Eject} {
+			for _, before := range modelBefore {
+				for _, door := range modelDoors {
+					for _, force := range modelForce {
+						for _, guest := range modelGuests {
+							if door != "locked" && (force == "then" || guest != "ignores") {
+								continue // nobody is asked
+							}
+							for _, policy := range []GuestEject{GuestEjectRelease, GuestEjectKeep} {
+								f(scenario{changer: changer, verb: verb, before: before, door: door, force: force, guest: guest, policy: policy})
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestModel cuts every operation off at every command, lets one other party act, cuts
+// its recovery off at every command too, and looks at the end.
+func TestModel(t *testing.T) {
+	histories := 0
+	try := func(s scenario) (operation, recovery int) {
+		histories++
+		wrong, operation, recovery, w := s.run()
+		require.Empty(t, wrong, "%+v\n%v", s, w)
+		return operation, recovery
+	}
+	eachOperation(func(s scenario) {
+		length, _ := try(s)
+		for at := 1; at <= length+1; at++ {
+			for _, fault := range []string{"dies", "refused"} {
+				f := s
+				if f.dieAt, f.refuse = at, 0; fault == "refused" {
+					f.dieAt, f.refuse = 0, at
+				}
+				_, recovery := try(f)
+				for again := 1; again <= recovery; again++ {
+					f.again = again
+					try(f)
+				}
+				f.again = 0
+				for _, f.others = range modelOthers[1:] {
+					try(f)
+				}
+			}
+		}
+	})
+	t.Log(histories, "histories")
+}
+
+// TestModelRandom goes on where all combinations are too many: others act more than
+// once, between recoveries that die.
+func TestModelRandom(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Log("seed", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	var all []scenario
+	eachOperation(func(s scenario) { all = append(all, s) })
+	for range 20000 {
+		s := all[r.IntN(len(all))]
+		s.others = modelOthers[r.IntN(len(modelOthers))]
+		s.others2 = modelOthers[r.IntN(len(modelOthers))]
+		s.again = r.IntN(8)
+		if at := r.IntN(12); r.IntN(2) == 0 {
+			s.dieAt = at
+		} else {
+			s.refuse = at
+		}
+		wrong, _, _, w := s.run()
+		require.Empty(t, wrong, "seed %d: %+v\n%v", seed, s, w)
+	}
+}
