@@ -114,6 +114,8 @@ func TestMistakesNameLineKeyValueAndWhatIsAllowed(t *testing.T) {
 		{"guest_eject", "tray.guest_eject = 'throw'", `F:1: tray.guest_eject: "throw" is none of "release", "keep"`},
 		{"level", "[log]\n\nlevel = 'INFO'", `F:3: log.level: "INFO" is none of "debug", "info", "warn", "error"`},
 		{"group", "[api]\ngroup = 'root user'", `F:2: api.group: "root user" can't be a group's name`},
+		{"group of digits", "[api]\ngroup = '0'", `F:2: api.group: "0" can't be a group's name`},
+		{"group too long", "[api]\ngroup = '" + strings.Repeat("g", 33) + "'", "can't be a group's name"},
 		{"socket is a directory", "[api]\nsocket = '/run/trayd/'", `F:2: api.socket: "/run/trayd/" is a directory's name`},
 		{"socket too long", "[api]\nsocket = '/" + strings.Repeat("x", 107) + "'", `has 108 bytes; the kernel takes at most 107`},
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,10 +16,8 @@ const (
 	minWait, maxWait       = 0, 24 * time.Hour
 
 	maxSocketPath = 107 // bytes: sun_path is 108 with its final zero (unix(7))
+	maxGroupName  = 32  // bytes: GROUP_NAME_MAX_LENGTH of groupadd(8)
 )
-
-// groupName is what groupadd(8) of Debian and Fedora both take.
-var groupName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,30}[$]?$`)
 
 // checker collects what is wrong with a file's values.
 type checker struct {
@@ -141,10 +138,21 @@ func (k *checker) duration(key, text string, least, most time.Duration) time.Dur
 }
 
 func (k *checker) group(key, name string) string {
-	if name != "" && !groupName.MatchString(name) {
+	if name != "" && !groupName(name) {
 		k.refuse(key, "%q can't be a group's name; use one of /etc/group, or \"\" for root alone", name)
 	}
 	return name
+}
+
+// groupName reports whether groupadd(8) of Debian and Fedora would take the name.
+func groupName(name string) bool {
+	for i, c := range []byte(name) {
+		letter := 'a' <= c && c <= 'z' || c == '_'
+		if !letter && (i == 0 || c != '-' && (c < '0' || c > '9')) {
+			return false
+		}
+	}
+	return len(name) <= maxGroupName
 }
 
 func (k *checker) level(key, name string) slog.Level {
