@@ -56,6 +56,8 @@ type Agent struct {
 	// journal, so that two agents never take each other's nodes for their own.
 	mark     string
 	features *featureCache
+	// askedWindow is defaultAskedWindow; shorter in tests.
+	askedWindow time.Duration
 
 	ctx    context.Context // ends with Run
 	cancel context.CancelFunc
@@ -78,7 +80,7 @@ const markKey = "agent/mark"
 func New(journal *state.Journal, o Options) (*Agent, error) {
 	a := &Agent{
 		log: o.Log, journal: journal, boot: bootID(),
-		rescan: make(chan struct{}, 1), features: newFeatureCache(),
+		rescan: make(chan struct{}, 1), features: newFeatureCache(), askedWindow: defaultAskedWindow,
 		vms: make(map[string]*vm), ops: make(map[string]*Operation),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())

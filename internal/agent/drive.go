@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// askedWindow is how long, while the machine runs, a guest may answer an
-	// eject request that was withdrawn. Linux polls its drives every two seconds;
-	// a slow guest under load gets the rest.
-	askedWindow = 30 * time.Second
+	// defaultAskedWindow is how long, while the machine runs, a guest may answer
+	// an eject request that was withdrawn. Linux polls its drives every two
+	// seconds; a slow guest under load gets the rest.
+	defaultAskedWindow = 30 * time.Second
 	// settleRounds bounds observe, plan, carry out. A drive needs two or three;
 	// a guest that plays with its tray may need more, and gets another look later.
 	settleRounds = 8
@@ -193,7 +193,7 @@ func (d *drive) giveUpTurn() {
 	case unsettled:
 		d.lookLater(retryDelay)
 	case asked:
-		d.lookLater(askedWindow + time.Second)
+		d.lookLater(d.vm.a.askedWindow + time.Second)
 	}
 }
 
@@ -336,5 +336,5 @@ func (d *drive) askedOver(ctx context.Context, s *session) (bool, error) {
 		d.askedSince = time.Now()
 		return false, nil
 	}
-	return time.Since(d.askedSince) >= askedWindow, nil
+	return time.Since(d.askedSince) >= d.vm.a.askedWindow, nil
 }

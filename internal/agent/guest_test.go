@@ -1,0 +1,278 @@
+package agent
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/internal/qemutest"
+)
+
+// lockedRig is a machine whose guest has disc A in and holds the door.
+func lockedRig(t *testing.T, edit ...func(*Options)) (r *rig, g *qemutest.Guest, a, b string) {
+	r = newRig(t, edit...)
+	a, b = r.disc("DISC_A"), r.disc("DISC_B")
+	g = r.machine("vm", qemutest.IDE).Guest(t)
+	r.start()
+	r.done(Insert, "vm", a)
+	require.Equal(t, "DISC_A", g.Volume())
+	g.Lock()
+	g.EjectRequested() // takes note of the new disc, which is the first event
+	return r, g, a, b
+}
+
+// TestGuestGivesIn: the guest is asked, ejects, and the change goes through.
+func TestGuestGivesIn(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		for _, verb := range []string{Replace, Eject} {
+			t.Run(verb, func(t *testing.T) {
+				r, g, _, b := lockedRig(t, strategy)
+				medium, volume := b, "DISC_B"
+				if verb == Eject {
+					medium, volume = "", qemutest.NoMedium
+				}
+				o := r.begin(verb, "vm", medium)
+				r.waiting(o)
+				require.Contains(t, r.event(EventWaiting).Detail, "guest")
+				require.True(t, g.EjectRequested())
+				require.Equal(t, "DISC_A", g.Volume(), "the guest reads on")
+				require.WithinDuration(t, time.Now().Add(10*time.Second), *o.Status().Deadline, 2*time.Second)
+				g.Unlock()
+				require.Empty(t, g.Eject())
+				_, err := r.finish(o)
+				require.NoError(t, err)
+				r.holds("vm", medium)
+				require.Equal(t, volume, g.Volume())
+				require.Nil(t, r.record().Asked, "it has been answered")
+			})
+		}
+	})
+}
+
+// record is the durable record of the rig's only drive.
+func (r *rig) record() Record {
+	r.t.Helper()
+	recs := r.agent.Records()
+	require.Len(r.t, recs, 1)
+	return recs[0]
+}
+
+// TestGuestOnlyUnlocks: a guest that unmounts says nothing.
+func TestGuestOnlyUnlocks(t *testing.T) {
+	r, g, _, b := lockedRig(t)
+	o := r.begin(Replace, "vm", b)
+	r.waiting(o)
+	g.Unlock()
+	_, err := r.finish(o)
+	require.NoError(t, err)
+	require.Equal(t, "DISC_B", g.Volume())
+
+	t.Log("it may have fetched the request before it unlocked: an eject that comes late is put right")
+	require.Empty(t, g.Eject())
+	r.event(EventTrayPutRight)
+	r.holds("vm", b)
+	require.Equal(t, "DISC_B", g.Volume())
+}
+
+// TestGuestHoldsOn: the old disc stays in, and the late answer is put right.
+func TestGuestHoldsOn(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r, g, a, b := lockedRig(t, strategy)
+		err := r.refused(DriveLocked, Replace, "vm", b, wait(300*time.Millisecond))
+		require.Contains(t, err.Next, "--force")
+		r.holds("vm", a)
+		require.Equal(t, "DISC_A", g.Volume())
+		require.NotNil(t, r.record().Asked)
+
+		require.True(t, g.EjectRequested())
+		g.Unlock()
+		require.Empty(t, g.Eject())
+		r.event(EventTrayPutRight)
+		r.holds("vm", a)
+		require.Equal(t, "DISC_A", g.Volume())
+
+		t.Log("the next eject is the guest's own")
+		require.Empty(t, g.Eject())
+		r.event(EventGuestEjected)
+		r.event(EventEjected)
+		r.holds("vm", "")
+	})
+}
+
+func TestCancel(t *testing.T) {
+	for _, verb := range []string{Replace, Eject} {
+		t.Run(verb, func(t *testing.T) {
+			r, g, a, b := lockedRig(t)
+			if verb == Eject {
+				b = ""
+			}
+			o := r.begin(verb, "vm", b)
+			r.waiting(o)
+			stopped, err := r.agent.Cancel("vm", "", "somebody")
+			require.NoError(t, err)
+			require.Equal(t, o.ID, stopped.ID)
+			_, err = r.finish(o)
+			require.ErrorContains(t, r.isError(CancelledCode, err), "somebody")
+			require.Equal(t, Cancelled, r.drive("vm").Last.Result)
+			r.holds("vm", a)
+			require.Equal(t, "DISC_A", g.Volume())
+		})
+	}
+}
+
+// TestForceAfterCancel: the request that was given up may still be answered when the
+// next one has taken the disc.
+func TestForceAfterCancel(t *testing.T) {
+	r, g, _, b := lockedRig(t)
+	o := r.begin(Replace, "vm", b)
+	r.waiting(o)
+	require.True(t, g.EjectRequested(), "the guest has fetched it")
+	_, err := r.agent.Cancel("vm", "", "somebody")
+	require.NoError(t, err)
+	_, err = r.finish(o)
+	r.isError(CancelledCode, err)
+	r.done(Replace, "vm", b, force)
+	require.Equal(t, "DISC_B", g.Volume())
+	require.Empty(t, g.Eject(), "the answer")
+	r.event(EventTrayPutRight)
+	r.holds("vm", b)
+	require.Equal(t, "DISC_B", g.Volume())
+}
+
+func TestForce(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r, g, a, b := lockedRig(t, strategy)
+		r.done(Replace, "vm", b, force)
+		require.Equal(t, "DISC_B", g.Volume())
+		g.Lock()
+		r.done(Replace, "vm", a, wait(200*time.Millisecond), thenForce)
+		require.Equal(t, "DISC_A", g.Volume())
+		g.Lock()
+		r.done(Replace, "vm", b, wait(0), thenForce)
+		require.Equal(t, "DISC_B", g.Volume())
+		g.Lock()
+		r.done(Eject, "vm", "", force)
+		r.holds("vm", "")
+		require.Equal(t, qemutest.NoMedium, g.Volume())
+		r.noEvent(EventTrayPutRight)
+	})
+}
+
+// TestWaitZero: nobody waits, so the guest isn't asked either.
+func TestWaitZero(t *testing.T) {
+	r, g, a, b := lockedRig(t)
+	r.refused(DriveLocked, Replace, "vm", b, wait(0))
+	r.refused(DriveLocked, Eject, "vm", "", wait(0))
+	require.False(t, g.EjectRequested())
+	r.holds("vm", a)
+	require.Nil(t, r.record().Asked, "nothing was asked that could be answered late")
+	g.Unlock()
+	r.done(Replace, "vm", b, wait(0))
+	r.holds("vm", b)
+}
+
+// TestPausedMachine: a paused guest can't let go, so nobody waits for it; a drive that
+// isn't locked can be changed.
+func TestPausedMachine(t *testing.T) {
+	r := newRig(t)
+	a, b := r.disc("DISC_A"), r.disc("DISC_B")
+	m := r.paused("vm", qemutest.IDE)
+	g := m.Guest(t)
+	r.start()
+	r.done(Insert, "vm", a)
+	r.done(Replace, "vm", b)
+	r.holds("vm", b)
+	g.Lock()
+	begun := time.Now()
+	require.ErrorContains(t, r.refused(DriveLocked, Replace, "vm", a, wait(time.Minute)), "paused")
+	require.Less(t, time.Since(begun), 10*time.Second)
+	r.holds("vm", b)
+	t.Log("when it runs again its answer is put right")
+	m.qemu("cont", nil)
+	g.Unlock()
+	require.Empty(t, g.Eject())
+	r.event(EventTrayPutRight)
+	r.holds("vm", b)
+	r.done(Eject, "vm", "", force)
+}
+
+// TestGuestEject: the guest's own eject takes the disc out, or leaves it in the open
+// tray, as configured.
+func TestGuestEject(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r, g, _, b := lockedRig(t, strategy)
+		g.Unlock()
+		require.Empty(t, g.Eject())
+		r.event(EventGuestEjected)
+		require.Contains(t, r.event(EventEjected).Detail, "DISC_A")
+		r.holds("vm", "")
+		require.Equal(t, ByGuest, r.drive("vm").Last.By)
+		r.done(Insert, "vm", b)
+		require.Equal(t, "DISC_B", g.Volume())
+	})
+	t.Run("keep", func(t *testing.T) {
+		r, g, a, b := lockedRig(t, func(o *Options) { o.GuestEject = GuestEjectKeep })
+		g.Unlock()
+		require.Empty(t, g.Eject())
+		r.within("the tray to be open", func() bool { return r.drive("vm").Tray == "open" })
+		require.Empty(t, g.Load())
+		require.Equal(t, "DISC_A", g.Volume())
+		r.noEvent(EventGuestEjected)
+		r.holds("vm", a)
+		require.Empty(t, g.Eject())
+		r.done(Replace, "vm", b)
+		require.Equal(t, "DISC_B", g.Volume())
+	})
+}
+
+// TestGuestPlaysWithTheTray: a guest that ejects and closes at once keeps its disc or
+// loses it, but nothing is left half-way.
+func TestGuestPlaysWithTheTray(t *testing.T) {
+	r, g, a, _ := lockedRig(t)
+	g.Unlock()
+	for range 5 {
+		r.do(Insert, "vm", a) // it may be in
+		g.Volume()
+		g.Eject()
+		g.Load()
+	}
+	r.settled()
+	st := r.drive("vm")
+	require.Equal(t, "closed", st.Tray)
+	if st.Medium != nil {
+		require.Equal(t, "DISC_A", g.Volume())
+	}
+}
+
+// TestReset closes an open tray with no event about the tray.
+func TestReset(t *testing.T) {
+	for _, policy := range []GuestEject{GuestEjectKeep, GuestEjectRelease} {
+		t.Run(string(policy), func(t *testing.T) {
+			r, g, a, _ := lockedRig(t, func(o *Options) { o.GuestEject = policy })
+			g.Unlock()
+			require.Empty(t, g.Eject())
+			if policy == GuestEjectRelease {
+				r.event(EventEjected)
+				a = ""
+			}
+			r.vms[0].qemu("system_reset", nil)
+			r.settled()
+			r.holds("vm", a)
+		})
+	}
+}
+
+// TestWithdrawnRequestIsOver: after its time the guest's eject is the guest's own.
+func TestWithdrawnRequestIsOver(t *testing.T) {
+	r, g, _, b := lockedRig(t)
+	r.agent.askedWindow = 300 * time.Millisecond
+	r.refused(DriveLocked, Replace, "vm", b, wait(100*time.Millisecond))
+	r.within("the request to be forgotten", func() bool { return r.record().Asked == nil })
+	g.Unlock()
+	require.Empty(t, g.Eject())
+	r.event(EventEjected)
+	r.holds("vm", "")
+	require.Empty(t, r.agent.Check(context.Background()))
+}
