@@ -88,7 +88,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			r.start("")
 			r.ready()
 			c.check(r, guest)
-			r.clean(vm, "vm")
+			r.clean(vm, "vm/cd0")
 		})
 	}
 }
@@ -124,7 +124,7 @@ func TestRecoveryKilledAtEveryStep(t *testing.T) {
 			r.start("")
 			r.ready()
 			c.check(r, guest)
-			r.clean(vm, "vm")
+			r.clean(vm, "vm/cd0")
 		})
 	}
 }

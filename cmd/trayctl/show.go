@@ -153,6 +153,9 @@ func driveRow(w io.Writer, d agent.DriveStatus) {
 	}
 	if o := d.Last; o != nil {
 		last = fmt.Sprintf("%s %s %s", o.Verb, o.Result, o.At.Local().Format("15:04:05"))
+		if o.Recovered {
+			last += " (recovered)"
+		}
 	}
 	row(w, d.VM+"/"+d.Name, string(d.Bus), d.State, d.Tray, lock, medium, op, last)
 }

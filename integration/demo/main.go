@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/trayd/trayd/internal/guest"
 )
 
@@ -65,10 +67,17 @@ func (d *demo) run(ctx context.Context) error {
 	return nil
 }
 
-// title announces a step.
-func title(format string, args ...any) {
-	fmt.Printf("\n\x1b[1m== %s\x1b[0m\n", fmt.Sprintf(format, args...))
+// title announces a step, with a line that explains it. On a terminal it leaves the
+// reader some time.
+func title(what, why string) {
+	if term.IsTerminal(int(os.Stdout.Fd())) {
+		time.Sleep(readingTime)
+	}
+	fmt.Printf("\n\x1b[1m== %s\x1b[0m\n   %s\n", what, why)
 }
+
+// readingTime is for a person to read a step before the next begins.
+const readingTime = 5 * time.Second
 
 func (d *demo) prepare(ctx context.Context) error {
 	var err error
@@ -115,7 +124,8 @@ func (d *demo) makeDisc(ctx context.Context, name, text string) error {
 }
 
 func (d *demo) boot(ctx context.Context) error {
-	title("A real Linux guest boots, with an empty CD drive; trayd starts beside it")
+	title("A real Linux guest boots, with an empty CD drive; trayd starts beside it",
+		"Debian's kernel and one small program that mounts every disc and reads its readme. Its lines are indented.")
 	kit, err := guest.Prepare(ctx, d.cache, os.Stdout)
 	if err != nil {
 		return err
@@ -142,18 +152,20 @@ func (d *demo) boot(ctx context.Context) error {
 func sayGuest(line string) { fmt.Printf("\x1b[36m      %s\x1b[0m\n", line) }
 
 func (d *demo) insert(ctx context.Context) error {
-	title("A disc goes in while the guest runs")
+	title("A disc goes in while the guest runs",
+		"trayd opens and inspects the file, writes down what it is about to do, and hands QEMU the open descriptor.")
 	mark := d.guest.Mark()
-	if err := d.trayctl(ctx, 0, "is in", "insert", "demo", d.disc("one")); err != nil {
+	if err := d.trayctl(ctx, 0, "is in", "insert", "demo", "one.iso"); err != nil {
 		return err
 	}
 	return d.guest.Expect(ctx, mark, "disc DISC_ONE says: I am the first disc")
 }
 
 func (d *demo) change(ctx context.Context) error {
-	title("Another disc: the guest has the first one mounted, is asked, and lets go")
+	title("Another disc: the guest has the first one mounted, is asked, and lets go",
+		"A mounted disc locks the door. QEMU opens the new disc first; only then is the guest asked, and waited for.")
 	mark := d.guest.Mark()
-	if err := d.trayctl(ctx, 0, "is in", "change", "demo", d.disc("two")); err != nil {
+	if err := d.trayctl(ctx, 0, "is in", "change", "demo", "two.iso"); err != nil {
 		return err
 	}
 	if err := d.guest.Expect(ctx, mark, "the host asks for the disc"); err != nil {
@@ -163,8 +175,9 @@ func (d *demo) change(ctx context.Context) error {
 }
 
 func (d *demo) broken(ctx context.Context) error {
-	title("A third disc, whose download broke off: refused before anything moves")
-	if err := d.trayctl(ctx, 1, "truncated", "change", "demo", d.disc("three")); err != nil {
+	title("A third disc, whose download broke off: refused before anything moves",
+		"The volume declares more bytes than the file has. The second disc stays in, and the guest goes on reading it.")
+	if err := d.trayctl(ctx, 1, "truncated", "change", "demo", "three.iso"); err != nil {
 		return err
 	}
 	return d.stillTwo(ctx)
@@ -179,14 +192,15 @@ func (d *demo) stillTwo(ctx context.Context) error {
 }
 
 func (d *demo) death(ctx context.Context) error {
-	title("trayd is killed in the middle of a change (kill -9, once QEMU has the new disc's descriptor)")
+	title("trayd is killed in the middle of a change",
+		"kill -9, at a moment at which QEMU holds the new disc's descriptor and the old disc is still in.")
 	if err := d.stopAgent(); err != nil {
 		return err
 	}
 	if err := d.startAgent(ctx, "trayd-failpoints", "TRAYD_FAILPOINT=descriptor-passed"); err != nil {
 		return err
 	}
-	if err := d.trayctl(ctx, 4, "", "change", "demo", d.disc("one"), "--force"); err != nil {
+	if err := d.trayctl(ctx, 4, "", "change", "demo", "one.iso", "--force"); err != nil {
 		return err
 	}
 	if err := d.agent.Wait(); err == nil {
@@ -211,7 +225,8 @@ func (d *demo) death(ctx context.Context) error {
 }
 
 func (d *demo) eject(ctx context.Context) error {
-	title("The disc comes out again")
+	title("The disc comes out again",
+		"The guest is asked once more; the drive ends up empty and closed.")
 	mark := d.guest.Mark()
 	if err := d.trayctl(ctx, 0, "is out", "eject", "demo"); err != nil {
 		return err
@@ -224,11 +239,11 @@ func (d *demo) eject(ctx context.Context) error {
 
 // trayctl shows and runs a command, and checks its exit code and what it prints.
 func (d *demo) trayctl(ctx context.Context, code int, want string, args ...string) error {
-	fmt.Printf("$ trayctl %s\n", strings.ReplaceAll(strings.Join(args, " "), d.dir+"/discs/", ""))
+	fmt.Printf("$ trayctl %s\n", strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "trayctl"), args...)
 	cmd.Env = append(os.Environ(), "TRAYD_SOCKET="+d.socket())
 	out, err := cmd.CombinedOutput()
-	fmt.Print(strings.ReplaceAll(string(out), d.dir+"/discs/", ""))
+	fmt.Print(string(out))
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return err

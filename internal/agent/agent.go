@@ -174,8 +174,10 @@ func (a *Agent) stop() {
 }
 
 // adoptRecords makes a machine of every record, so that what it owns is let go
-// when the machine has ended while nobody looked.
+// when the machine has ended while nobody looked. A record that owns nothing, of a
+// machine that has ended, goes at once.
 func (a *Agent) adoptRecords() {
+	var over []string
 	a.journal.Range(func(key string, value json.RawMessage) bool {
 		if !strings.HasPrefix(key, recordPrefix) {
 			return true
@@ -185,13 +187,20 @@ func (a *Agent) adoptRecords() {
 			a.log.Error("a record of the state file can't be read; it is left alone", "key", key, "error", err)
 			return true
 		}
+		if rec.empty() && !rec.Process.alive(a.boot) {
+			over = append(over, key)
+			return true
+		}
 		v := a.vm(rec.VM)
 		v.drive(rec.Drive).setRecord(rec)
-		if !rec.empty() {
-			v.process = rec.Process
-		}
+		v.process = rec.Process
 		return true
 	})
+	for _, key := range over {
+		if err := a.journal.Delete(key); err != nil {
+			a.log.Warn("the record of an ended machine can't be removed", "key", key, "error", err)
+		}
+	}
 }
 
 // vm returns the machine of that name, made if needed.

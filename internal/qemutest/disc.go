@@ -14,20 +14,37 @@ import (
 // upper case letters and digits, and returns its path.
 func Disc(t testing.TB, dir, name string) string {
 	t.Helper()
+	path, err := WriteDisc(dir, name)
+	require.NoError(t, err)
+	return path
+}
+
+// WriteDisc is Disc for those who are no test.
+func WriteDisc(dir, name string) (string, error) {
 	path := filepath.Join(dir, name+".iso")
 	f, err := os.Create(path)
-	require.NoError(t, err)
+	if err != nil {
+		return "", err
+	}
 	defer f.Close()
 	work, err := os.MkdirTemp(dir, ".work")
-	require.NoError(t, err)
+	if err != nil {
+		return "", err
+	}
 	defer os.RemoveAll(work)
 	fs, err := iso9660.Create(file.New(f, false), 0, 0, 2048, work)
-	require.NoError(t, err)
+	if err != nil {
+		return "", err
+	}
 	readme, err := fs.OpenFile("README.TXT", os.O_CREATE|os.O_RDWR)
-	require.NoError(t, err)
-	_, err = readme.Write([]byte("this is disc " + name + "\n"))
-	require.NoError(t, err)
-	require.NoError(t, readme.Close())
-	require.NoError(t, fs.Finalize(iso9660.FinalizeOptions{VolumeIdentifier: name}))
-	return path
+	if err != nil {
+		return "", err
+	}
+	if _, err := readme.Write([]byte("this is disc " + name + "\n")); err != nil {
+		return "", err
+	}
+	if err := readme.Close(); err != nil {
+		return "", err
+	}
+	return path, fs.Finalize(iso9660.FinalizeOptions{VolumeIdentifier: name})
 }

@@ -38,8 +38,12 @@ type Guest struct {
 // Guest connects to the machine's qtest socket, which serves one client.
 func (v *VM) Guest(t testing.TB) *Guest {
 	t.Helper()
-	c, err := net.Dial("unix", v.QTest)
-	require.NoError(t, err)
+	var c net.Conn
+	require.Eventually(t, func() (ok bool) {
+		var err error
+		c, err = net.Dial("unix", v.QTest)
+		return err == nil // the socket exists a moment before QEMU listens on it
+	}, 5*time.Second, 5*time.Millisecond, "QEMU does not listen on its qtest socket")
 	g := &Guest{t: t, conn: c, r: bufio.NewReader(c)}
 	t.Cleanup(func() { c.Close() })
 	return g
