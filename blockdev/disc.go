@@ -48,6 +48,15 @@ func TakeBack(ctx context.Context, m Monitor, fdset int) error {
 	return m.RemoveFD(ctx, fdset)
 }
 
+// SendBack ends a loan without waiting for the answer, which has nothing to say: a
+// loan that QEMU doesn't know is over. Commands are executed in order, so the loan has
+// ended when the next command on this monitor is answered. The error is that the
+// command could not be sent.
+func SendBack(ctx context.Context, c *qmp.Conn, fdset int) error {
+	_, err := c.Send(ctx, "remove-fd", map[string]int{"fdset-id": fdset}, nil)
+	return err
+}
+
 // Loan is a descriptor that QEMU holds for somebody.
 type Loan struct {
 	FDSet int

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -105,6 +106,9 @@ func (a *Agent) Reload(o Options) {
 	old := a.opts()
 	o.Log, o.FailPoint = old.Log, old.FailPoint
 	a.options.Store(&o)
+	for _, v := range a.all() {
+		v.kickNow() // to hold its monitor as is wanted now
+	}
 	a.scanSoon()
 }
 
@@ -233,18 +237,21 @@ func (a *Agent) lookUpVM(name string) (*vm, error) {
 	return nil, &Error{Code: NoSuchVM, VM: name, Detail: "no VM " + name, Next: next}
 }
 
-// list is every machine that is not known to have ended, by name.
-func (a *Agent) list() []*vm {
+// all is every machine that there is or was, by name.
+func (a *Agent) all() []*vm {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var vms []*vm
+	vms := make([]*vm, 0, len(a.vms))
 	for _, v := range a.vms {
-		if !v.hidden() {
-			vms = append(vms, v)
-		}
+		vms = append(vms, v)
 	}
 	sort.Slice(vms, func(i, j int) bool { return vms[i].name < vms[j].name })
 	return vms
+}
+
+// list is every machine that is not known to have ended, by name.
+func (a *Agent) list() []*vm {
+	return slices.DeleteFunc(a.all(), (*vm).hidden)
 }
 
 // Subscribe follows events, beginning with those after the given id.
@@ -252,7 +259,12 @@ func (a *Agent) Subscribe(after uint64) *Subscriber { return a.bus.subscribe(aft
 
 func (a *Agent) publish(e Event) {
 	a.bus.publish(e)
-	a.log.Info(e.Type, "vm", e.VM, "drive", e.Drive, "operation", e.Operation, "detail", e.Detail)
+	level := slog.LevelInfo
+	switch e.Type {
+	case EventStarted, EventLoaded, EventEjected: // the audit line says it
+		level = slog.LevelDebug
+	}
+	a.log.Log(a.ctx, level, e.Type, "vm", e.VM, "drive", e.Drive, "operation", e.Operation, "detail", e.Detail)
 }
 
 // write makes a record durable; a record that says nothing any more is removed.

@@ -335,9 +335,10 @@ func (o *Operation) change(ctx context.Context, s *session, t *task) (err error)
 	if errors.Is(err, qmp.ErrUnanswered) {
 		return err // the loan is found and ended when QEMU answers again
 	}
+	// The look that follows is answered after it: no need to wait for both.
 	ending, cancel := s.command(ctx)
 	defer cancel()
-	if e := takeBack(ending, s, disc.FDSet); e != nil {
+	if e := blockdev.SendBack(ending, s.conn, disc.FDSet); e != nil {
 		return errors.Join(err, e)
 	}
 	a.failPoint("taken-back")
@@ -354,8 +355,8 @@ func (o *Operation) answer(outcome *Outcome, err error) {
 		err = &named
 	}
 	o.outcome, o.err = outcome, err
-	audit(o, outcome, err)
 	close(o.done)
+	audit(o, outcome, err)
 }
 
 // audit leaves a line of every request: who, what, where, how it ended.

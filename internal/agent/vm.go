@@ -138,8 +138,7 @@ func (v *vm) supervise(ctx context.Context) {
 		v.once.Do(func() { close(v.tried) })
 		if err == nil {
 			backoff = minBackoff
-			v.stay(ctx, s)
-			release()
+			v.stay(ctx, s, release)
 			continue
 		}
 		if v.letGoIfEnded() == nil && !v.hasSocket() {
@@ -153,14 +152,24 @@ func (v *vm) supervise(ctx context.Context) {
 }
 
 // stay keeps a persistent session until it ends; an on-demand one is given back
-// at once, until the next look.
-func (v *vm) stay(ctx context.Context, s *session) {
-	if v.a.opts().Attach == OnDemand {
-		return
+// at once, and the next look waited for. The way may change by Reload, which kicks.
+func (v *vm) stay(ctx context.Context, s *session, release func()) {
+	ended := s.conn.Done()
+	for v.a.opts().Attach != OnDemand {
+		select {
+		case <-ctx.Done():
+			release()
+			return
+		case <-ended:
+			release()
+			return
+		case <-v.kick:
+		}
 	}
+	release()
 	select {
 	case <-ctx.Done():
-	case <-s.conn.Done():
+	case <-v.kick:
 	}
 }
 
@@ -347,18 +356,22 @@ func (v *vm) letGoIfEnded() error {
 // lookSoon has the machine's drives observed and settled, in the background. Looks
 // that are asked for while one is about to begin are the same look.
 func (v *vm) lookSoon() {
-	if v.a.opts().Attach == OnDemand {
-		v.kickNow()
+	s, release := v.current()
+	if s == nil {
+		if v.a.opts().Attach == OnDemand {
+			v.kickNow() // connecting settles the drives
+		}
 		return
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := v.session
-	if s == nil || v.looking {
+	if v.looking {
+		go release() // it takes the lock
 		return
 	}
 	v.looking = true
 	v.a.start(func() {
+		defer release()
 		s.look(v.a.ctx, func() {
 			v.mu.Lock()
 			v.looking = false

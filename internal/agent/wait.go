@@ -38,7 +38,7 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		if err := o.asked(); err != nil {
 			return err
 		}
-		err = o.waitForGuest(ctx, s, t.id, deadline)
+		err = o.waitForGuest(ctx, s, t, deadline)
 		if err == nil {
 			continue
 		}
@@ -95,7 +95,7 @@ func (o *Operation) answered() {
 
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
 // guest that unlocks says nothing.
-func (o *Operation) waitForGuest(ctx context.Context, s *session, id string, deadline time.Time) error {
+func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadline time.Time) error {
 	if o.setWaiting(deadline) {
 		o.drive.vm.a.publish(Event{Type: EventWaiting, VM: o.VM, Drive: o.Drive, Operation: o.ID,
 			Detail: fmt.Sprintf("waiting for the guest to let go of the disc, for %s", time.Until(deadline).Round(time.Second))})
@@ -106,9 +106,13 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, id string, dea
 	defer poll.Stop()
 	asked := time.Now()
 	for {
-		st, err := o.look(ctx, s, id)
+		st, err := o.look(ctx, s, t.id)
 		if err != nil {
 			return err
+		}
+		if st.Medium != nil && st.Node() != t.change.From.Node {
+			// Not the disc that was to be replaced: theirs is not touched.
+			return errors.New("somebody else put a disc in")
 		}
 		if st.TrayOpen {
 			o.answered()

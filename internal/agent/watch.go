@@ -125,7 +125,7 @@ func (w *watcher) scan() (started []*vm) {
 }
 
 func (w *watcher) kick(path string) {
-	for _, v := range w.a.list() {
+	for _, v := range w.a.all() { // also one that had ended, and now begins anew
 		if v.socket() == path {
 			v.kickNow()
 		}
