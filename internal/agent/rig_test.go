@@ -35,6 +35,7 @@ type rig struct {
 	events  *Subscriber
 	halt    func() // stops the agent
 	vms     []*machine
+	ended   bool
 }
 
 // newRig makes the host; start starts the agent.
@@ -336,6 +337,10 @@ func (r *rig) settled() {
 // agree, no node of ours outside a drive, no descriptor, no open disc.
 func (r *rig) end() {
 	r.t.Helper()
+	if r.ended {
+		return
+	}
+	r.ended = true
 	if r.t.Failed() {
 		if r.halt != nil {
 			r.halt()

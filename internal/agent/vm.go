@@ -364,12 +364,13 @@ func (v *vm) lookSoon() {
 		return
 	}
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.looking {
-		go release() // it takes the lock
+	looking := v.looking
+	v.looking = true
+	v.mu.Unlock()
+	if looking {
+		release()
 		return
 	}
-	v.looking = true
 	v.a.start(func() {
 		defer release()
 		s.look(v.a.ctx, func() {

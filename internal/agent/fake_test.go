@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/qmp/qmptest"
+	"github.com/trayd/trayd/state"
+)
+
+// fake is a scripted QEMU with one CD drive, for what a real one doesn't do on demand.
+// It listens as machine "vm" of the rig.
+func (r *rig) fake(drive *atomic.Value) *qmptest.Server {
+	r.t.Helper()
+	qom := map[string]string{"type": "ide-cd", "parent_bus": "/machine/ahci/ide.0"}
+	srv := qmptest.New(r.t,
+		qmptest.On("query-block", func(q *qmptest.Request) { q.Return(json.RawMessage(drive.Load().(string))) }),
+		qmptest.On("query-status", func(q *qmptest.Request) { q.Return(map[string]any{"running": true, "status": "running"}) }),
+		qmptest.On("query-fdsets", func(q *qmptest.Request) { q.Return([]any{}) }),
+		qmptest.On("query-named-block-nodes", func(q *qmptest.Request) { q.Return([]any{}) }),
+		qmptest.On("query-qmp-schema", func(q *qmptest.Request) { q.Return([]any{}) }),
+		qmptest.On("qom-get", func(q *qmptest.Request) {
+			var args struct{ Path, Property string }
+			q.Decode(&args)
+			if args.Path == "/machine/ahci" {
+				q.Return("ich9-ahci")
+				return
+			}
+			q.Return(qom[args.Property])
+		}),
+	)
+	require.NoError(r.t, os.Symlink(srv.Path(), r.dir+"/run/vm.qmp"))
+	r.t.Cleanup(r.end) // before the server goes
+	return srv
+}
+
+const (
+	emptyDrive  = `[{"device":"","qdev":"cd0","removable":true,"locked":false,"tray_open":false}]`
+	loadedDrive = `[{"device":"","qdev":"cd0","removable":true,"locked":false,"tray_open":false,
+		"inserted":{"node-name":"trayd-test-old","file":"/dev/fdset/0","drv":"raw","ro":true}}]`
+)
+
+// TestFloodOfEvents: when events are lost in a flood, QEMU is asked.
+func TestFloodOfEvents(t *testing.T) {
+	r := newRig(t)
+	var drive atomic.Value
+	drive.Store(loadedDrive)
+	srv := r.fake(&drive)
+	j, err := state.Open(filepath.Join(r.dir, "state", "state.journal"), nil)
+	require.NoError(t, err)
+	rec := recordWith(oldNode)
+	rec.Process = lookUp(os.Getpid(), bootID()) // the fake is this process
+	require.NoError(t, j.Put(recordKey("vm", "cd0"), rec))
+	r.startOn(j)
+	r.settled()
+	require.Equal(t, oldFile, r.drive("vm").Medium.Name)
+
+	drive.Store(emptyDrive)
+	event := `{"event":"%s","data":{"id":"cd0","tray-open":true},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n"
+	srv.Write(strings.Repeat(strings.ReplaceAll(event, "%s", "BLOCK_IO_ERROR"), 2000) +
+		strings.ReplaceAll(event, "%s", "DEVICE_TRAY_MOVED") +
+		strings.Repeat(strings.ReplaceAll(event, "%s", "DEVICE_TRAY_MOVED"), 2000))
+	r.event(EventReleased)
+	require.Equal(t, StateEmpty, r.drive("vm").State)
+	require.Empty(t, r.agent.Records())
+}
+
+// TestOnDemandIsQuiet: a machine that nobody asks about is left alone.
+func TestOnDemandIsQuiet(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.Attach = OnDemand })
+	var drive atomic.Value
+	drive.Store(emptyDrive)
+	srv := r.fake(&drive)
+	r.start()
+	time.Sleep(300 * time.Millisecond)
+	connects := 0
+	for _, q := range srv.Requests() {
+		if q.Command == "qmp_capabilities" {
+			connects++
+		}
+	}
+	require.LessOrEqual(t, connects, 2)
+}
+
+// TestSilentMonitor: a QEMU that stops answering is told of as such, and the others are
+// served.
+func TestSilentMonitor(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.Command = 200 * time.Millisecond })
+	var drive atomic.Value
+	drive.Store(emptyDrive)
+	srv := r.fake(&drive)
+	r.start()
+	r.within("the sweep to be over", func() bool {
+		return strings.Contains(strings.Join(srv.Commands(), " "), "query-named-block-nodes")
+	})
+	srv.Handle("query-block", func(*qmptest.Request) {})
+	err := r.refused(Unreachable, Insert, "vm", r.disc("DISC_A"))
+	require.ErrorContains(t, err, "can't be looked at")
+	st, e := r.agent.VM(context.Background(), "vm")
+	require.NoError(t, e)
+	require.False(t, st.Answered)
+	require.Contains(t, st.Reason, "doesn't answer")
+	require.Equal(t, StateUnknown, st.Drives[0].State)
+	srv.Handle("query-block", func(q *qmptest.Request) { q.Return(json.RawMessage(emptyDrive)) })
+	srv.Hangup()
+	r.event(EventVMLost)
+	r.event(EventVMAttached)
+	r.within("an answer", func() bool { st, _ := r.agent.VM(context.Background(), "vm"); return st.Answered })
+}
+
+// TestGarbage: what is no monitor ends the connection and nothing else.
+func TestGarbage(t *testing.T) {
+	r := newRig(t)
+	var drive atomic.Value
+	drive.Store(emptyDrive)
+	srv := r.fake(&drive)
+	r.start()
+	r.event(EventVMAttached)
+	srv.Write("this is no JSON\r\n")
+	r.event(EventVMLost)
+	r.event(EventVMAttached)
+	require.Equal(t, StateEmpty, r.drive("vm").State)
+}
