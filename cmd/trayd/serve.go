@@ -39,7 +39,7 @@ type daemon struct {
 
 // serve runs the agent until a signal ends it.
 func serve(path string, stderr io.Writer) error {
-	limitMemory()
+	tune()
 	cfg, err := config.Load(path)
 	if err != nil {
 		return err

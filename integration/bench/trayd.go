@@ -38,6 +38,7 @@ func (b *bench) startTrayd(dir string) (*daemon, error) {
 		return nil, err
 	}
 	notify := filepath.Join(dir, "notify")
+	_ = os.Remove(notify) // of an earlier start
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
 	if err != nil {
 		return nil, err
