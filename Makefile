@@ -7,7 +7,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 CACHE   ?= .cache
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test integration demo bench lint cross clean
+.PHONY: help deps build test integration demo bench lint cross install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,15 @@ lint: ## gofmt, vet, and both architectures build
 
 cross:
 	@for arch in amd64 arm64; do echo "GOARCH=$$arch go build"; CGO_ENABLED=0 GOARCH=$$arch $(GO) build -o /dev/null ./cmd/trayd && CGO_ENABLED=0 GOARCH=$$arch $(GO) build -o /dev/null ./cmd/trayctl || exit 1; done
+
+install: ## into $(DESTDIR)/usr: both programs, the units, the groups
+	install -D -m 755 bin/trayd $(DESTDIR)/usr/bin/trayd
+	install -D -m 755 bin/trayctl $(DESTDIR)/usr/bin/trayctl
+	install -D -m 644 systemd/trayd.service $(DESTDIR)/usr/lib/systemd/system/trayd.service
+	install -D -m 644 systemd/trayd.socket $(DESTDIR)/usr/lib/systemd/system/trayd.socket
+	install -D -m 644 systemd/sysusers.d/trayd.conf $(DESTDIR)/usr/lib/sysusers.d/trayd.conf
+	install -D -m 644 systemd/tmpfiles.d/trayd.conf $(DESTDIR)/usr/lib/tmpfiles.d/trayd.conf
+	@if [ -z "$(DESTDIR)" ] && command -v systemd-sysusers >/dev/null; then systemd-sysusers trayd.conf && systemd-tmpfiles --create trayd.conf; fi
 
 clean: ## remove what was built and cached
 	rm -rf bin $(CACHE)
