@@ -146,8 +146,8 @@ func TestWhichDrive(t *testing.T) {
 
 func TestDriveThatCannotBeChanged(t *testing.T) {
 	r := newRig(t)
-	a := r.disc("DISC_A")
-	r.launch("vm", "-M", "q35", "-drive", "if=none,id=d,media=disk,readonly=on,format=raw,file="+a, "-device", "virtio-blk-pci,id=vda,drive=d")
+	fixed := qemutest.Disc(t, r.dir, "FIXED")
+	r.launch("vm", "-M", "q35", "-drive", "if=none,id=d,media=disk,readonly=on,format=raw,file="+fixed, "-device", "virtio-blk-pci,id=vda,drive=d")
 	r.start()
 	require.False(t, r.drive("vm").Changeable)
 	require.Contains(t, r.refused(DriveFixed, Replace, "vm", r.disc("DISC_B")).Error(), "virtio")

@@ -245,11 +245,13 @@ func (d *drive) trySettle(ctx context.Context, s *session, given *GivenUp) error
 }
 
 // inFlight reports whether the record's change is that of the running operation,
-// which leaves nothing behind when it goes well.
+// which leaves nothing behind when it goes well. One whose outcome is unknown may have
+// left its loan.
 func (d *drive) inFlight() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.op != nil && d.rec.Change != nil && d.op.ID == d.rec.Change.ID && !d.rec.Change.Stepwise
+	return d.op != nil && d.rec.Change != nil && d.op.ID == d.rec.Change.ID && !d.rec.Change.Stepwise &&
+		d.op.Phase() != Unsettled
 }
 
 // observe asks QEMU about the drive. A shallow look is one query; a deep one also

@@ -35,7 +35,7 @@ type rig struct {
 	events  *Subscriber
 	halt    func() // stops the agent
 	vms     []*machine
-	ended   bool
+	ended   bool // end has run
 }
 
 // newRig makes the host; start starts the agent.
@@ -189,6 +189,7 @@ func (r *rig) launch(name string, args ...string) *machine {
 		return err == nil
 	})
 	r.t.Cleanup(func() { m.side.Close() })
+	r.t.Cleanup(r.end) // the last one runs first, while all machines live
 	r.vms = append(r.vms, m)
 	return m
 }

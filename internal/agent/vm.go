@@ -342,6 +342,9 @@ func (v *vm) letGoIfEnded() error {
 	}
 	was := v.ended
 	v.ended = true
+	if !was {
+		v.why = &Error{Code: Unreachable, VM: v.name, Detail: fmt.Sprintf("VM %s: its QEMU (pid %d) has ended", v.name, p.PID), Next: "start the machine"}
+	}
 	v.mu.Unlock()
 	if was {
 		return nil
