@@ -149,6 +149,15 @@ func (a *Agent) start(f func()) {
 	}()
 }
 
+// startUnlessStopping is start for callers that stop doesn't wait for: timers.
+func (a *Agent) startUnlessStopping(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.stopping {
+		a.start(f)
+	}
+}
+
 // stopGrace is how long running operations may take to end when the agent stops.
 const stopGrace = 3 * time.Second
 

@@ -146,21 +146,22 @@ func (d *drive) lookLater(after time.Duration) {
 	if d.timer != nil {
 		d.timer.Stop()
 	}
-	d.timer = time.AfterFunc(after, func() {
-		a := d.vm.a
-		if a.ctx.Err() != nil {
-			return
+	a := d.vm.a
+	d.timer = time.AfterFunc(after, func() { a.startUnlessStopping(d.look) })
+}
+
+// look settles the drive by whatever session there is now.
+func (d *drive) look() {
+	a := d.vm.a
+	s, release := d.vm.current()
+	if s == nil {
+		if a.opts().Attach == OnDemand {
+			d.vm.kickNow() // connecting settles the drive
 		}
-		s, release := d.vm.current()
-		if s == nil {
-			if a.opts().Attach == OnDemand {
-				d.vm.kickNow() // connecting settles the drive
-			}
-			return
-		}
-		defer release()
-		d.settleNow(a.ctx, s)
-	})
+		return
+	}
+	defer release()
+	d.settleNow(a.ctx, s)
 }
 
 // settleNow settles the drive unless somebody is at work on it, who will.
