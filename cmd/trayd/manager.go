@@ -34,7 +34,7 @@ func (d *daemon) report(ctx context.Context, ready <-chan struct{}) {
 	if !d.notifier.Enabled() {
 		return
 	}
-	d.tell(d.notifier.Ready(d.attached(ctx)))
+	d.tell(d.notifier.Ready(d.attached()))
 	events := d.agent.Subscribe(0)
 	defer events.Close()
 	for {
@@ -56,22 +56,14 @@ func (d *daemon) report(ctx context.Context, ready <-chan struct{}) {
 		for len(events.C) > 0 {
 			<-events.C
 		}
-		d.tell(d.notifier.Status(d.attached(ctx)))
+		d.tell(d.notifier.Status(d.attached()))
 	}
 }
 
-// attached says for the status line how many machines answer.
-func (d *daemon) attached(ctx context.Context) string {
-	if !d.notifier.Enabled() {
-		return ""
-	}
-	vms, answer := d.agent.VMs(ctx), 0
-	for _, v := range vms {
-		if v.Answered {
-			answer++
-		}
-	}
-	return fmt.Sprintf("attached to %d of %d machines", answer, len(vms))
+// attached says for the status line how many machines trayd is attached to.
+func (d *daemon) attached() string {
+	attached, all := d.agent.Attached()
+	return fmt.Sprintf("attached to %d of %d machines", attached, all)
 }
 
 // tell logs that the service manager couldn't be told; trayd works without it.

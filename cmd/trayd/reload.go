@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
-
 	"github.com/trayd/trayd/internal/config"
 )
 
 // reload takes the configuration over that the file has now. A file that isn't right
 // changes nothing.
-func (d *daemon) reload(ctx context.Context) {
+func (d *daemon) reload() {
 	d.tell(d.notifier.Reloading())
 	next, err := config.Load(d.path)
 	if err != nil {
@@ -24,7 +22,7 @@ func (d *daemon) reload(ctx context.Context) {
 	d.level.Set(next.Log.Level)
 	d.agent.Reload(agentOptions(next, d.log))
 	d.log.Info("the new configuration is in effect")
-	d.tell(d.notifier.Ready(d.attached(ctx)))
+	d.tell(d.notifier.Ready(d.attached()))
 }
 
 // needRestart names the keys whose new values can't be taken over by a running trayd.

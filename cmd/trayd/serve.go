@@ -117,7 +117,7 @@ func (d *daemon) run(l net.Listener) error {
 	parts.Go(func() { d.report(ctx, ready) })
 	d.log.Info("trayd runs", "version", version, "socket", l.Addr().String(), "state", d.config.StateFile())
 
-	err := d.untilEnd(ctx, end, hangUp, ready, failed)
+	err := d.untilEnd(end, hangUp, ready, failed)
 	signal.Stop(end) // a second signal ends it at once
 	d.tell(d.notifier.Stopping("stopping"))
 	cancel()
@@ -125,14 +125,14 @@ func (d *daemon) run(l net.Listener) error {
 }
 
 // untilEnd reloads until there is a reason to end: nil for a signal.
-func (d *daemon) untilEnd(ctx context.Context, end, hangUp <-chan os.Signal, ready <-chan struct{}, failed <-chan error) error {
+func (d *daemon) untilEnd(end, hangUp <-chan os.Signal, ready <-chan struct{}, failed <-chan error) error {
 	var reload <-chan os.Signal // nothing before READY=1, since a reload ends with that too
 	for {
 		select {
 		case <-ready:
 			ready, reload = nil, hangUp
 		case <-reload:
-			d.reload(ctx)
+			d.reload()
 		case s := <-end:
 			d.log.Info("trayd stops; no machine is changed by that", "signal", s.String())
 			return nil
