@@ -9,9 +9,8 @@ import (
 // trayd's heap is small (2 to 3 MiB with a hundred machines), so its size is what the
 // collector lets pile up: by default it doesn't begin before 4 MiB, and then lets the
 // heap double. Collecting so little takes a fraction of a millisecond and trayd is idle
-nearly always, so it is done earlier: 14.5 MiB
-// resident with a hundred machines in place of 15.4, half of it the program itself.
-// $GOGC and $GOMEMLIMIT overrule both.
+// nearly always, so it is done earlier: 14.5 MiB resident with a hundred machines in
+// place of 15.4, half of it the program itself. $GOGC and $GOMEMLIMIT overrule both.
 const (
 	gcPercent = 30
 	// memoryLimit is soft: near it the collector works harder, and nothing fails.
