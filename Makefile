@@ -34,7 +34,8 @@ integration: build bin/test ## only what needs a guest, a crash, or systemd
 demo: build bin/test ## a minute with a real guest: insert, change, a broken disc, kill -9, eject
 	@$(GO) run ./integration/demo -bin bin -cache $(CACHE)
 
-bench: build bin/test ## the figures, side by side with the raw floor, as ratios of one run
+bench: build bin/test ## the figures, side by side with the raw floor and virsh, as ratios of one run
+	@integration/install-deps bench
 	@$(GO) run ./integration/bench -bin bin
 
 lint: ## gofmt, vet, and both architectures build

@@ -26,7 +26,8 @@ type Call struct {
 	reply   []byte // the whole message; the call's own memory
 	body    []byte // the part of it that is the returned value or the error
 	refused bool
-	err     error // instead of a reply
+	events  uint64 // how many events stood before the reply
+	err     error  // instead of a reply
 }
 
 // Execute sends a command and waits for its reply. args is anything that encoding/json turns into an object, or nil;
@@ -81,6 +82,10 @@ func (call *Call) Wait(ctx context.Context, result any) error {
 	}
 	return nil
 }
+
+// Events returns how many events of the connection stood before the reply: one whose Seq is not larger had happened when
+// QEMU answered, so that the reply says what became of it. It is valid once Wait has returned without an error.
+func (call *Call) Events() uint64 { return call.events }
 
 // wait returns when call.body is a returned value.
 func (call *Call) wait(ctx context.Context) error {

@@ -65,6 +65,7 @@ type Conn struct {
 	writeErr   error // what a writer met when the socket died, before the reader did
 
 	events hub
+	seq    uint64 // of the last event; the reader's own
 
 	done   chan struct{} // closed when the connection has ended
 	reader chan struct{} // closed when the reading goroutine has ended
@@ -230,6 +231,8 @@ func (c *Conn) stream(dec *decoder) error {
 			if err != nil {
 				return err
 			}
+			c.seq++
+			e.Seq = c.seq
 			c.events.deliver(e)
 		case kindReturn, kindError:
 			if m.id == nil {
@@ -261,7 +264,7 @@ func (c *Conn) answer(m *message, msg []byte, dec *decoder) {
 	delete(c.pending, id)
 	c.mu.Unlock()
 
-	call.refused = m.kind == kindError
+	call.refused, call.events = m.kind == kindError, c.seq
 	call.reply = dec.own(msg, call.reply)
 	call.body = call.reply[m.at : m.at+len(m.body)]
 	call.done <- struct{}{}

@@ -17,6 +17,7 @@ type Event struct {
 	Name string          // such as DEVICE_TRAY_MOVED
 	Data json.RawMessage // nil when the event has none; shared by all subscribers: read it, don't write to it
 	Time time.Time       // by the clock of QEMU's host, in microseconds; zero when QEMU could not tell
+	Seq  uint64          // counts this connection's events from 1 on, those too that a subscriber missed
 }
 
 // A Subscription receives the events of one connection from the moment of [Conn.Subscribe] on.

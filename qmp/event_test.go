@@ -93,3 +93,24 @@ func TestClosingWhileEventsCome(t *testing.T) {
 	group.Wait()
 	require.NoError(t, c.Err())
 }
+
+// TestEventsAndReplies tells an event that a reply knows of from a later one.
+func TestEventsAndReplies(t *testing.T) {
+	srv := qmptest.New(t)
+	srv.Handle("query-block", func(r *qmptest.Request) {
+		srv.Event("DEVICE_TRAY_MOVED", nil)
+		r.Return([]any{})
+		srv.Event("DEVICE_TRAY_MOVED", nil)
+	})
+	c := dial(t, srv.Path())
+	events := c.Subscribe(4)
+	for i := range uint64(2) {
+		call, err := c.Send(within(t, soon), "query-block", nil, nil)
+		require.NoError(t, err)
+		require.NoError(t, call.Wait(within(t, soon), nil))
+		before, after := next(t, events), next(t, events)
+		assert.Equal(t, 2*i+1, before.Seq)
+		assert.Equal(t, before.Seq, call.Events(), "the reply knows of the event before it")
+		assert.Equal(t, 2*i+2, after.Seq, "and not of the one behind it")
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/qmp"
 )
 
 const (
@@ -39,7 +40,8 @@ type drive struct {
 	op         *Operation // running
 	unsettled  string     // why the drive's state is not known or not as it should be
 	again      bool       // another look was asked for while somebody worked on the drive
-	askedSince time.Time  // since when, in the machine's running time, Asked stands
+	moves      moves
+	askedSince time.Time // since when, in the machine's running time, Asked stands
 	timer      *time.Timer
 }
 
@@ -124,16 +126,33 @@ func (d *drive) wakeUp() {
 	}
 }
 
-// trayMoved is told of DEVICE_TRAY_MOVED.
-func (d *drive) trayMoved(s *session) {
+// moves compares the tray's events with the looks at the drive: an event that came
+// before QEMU answered a look says nothing that the look didn't see. So the events of
+// our own changes cause no further looks.
+type moves struct {
+	session *session // what the numbers are of
+	last    uint64   // the last event
+	seen    uint64   // the last event that a look has seen the end of
+}
+
+func (m *moves) of(s *session) *moves {
+	if m.session != s {
+		*m = moves{session: s}
+	}
+	return m
+}
+
+func (m *moves) unseen() bool { return m.last > m.seen }
+
+// trayMoved is told of DEVICE_TRAY_MOVED, an event of that number.
+func (d *drive) trayMoved(s *session, seq uint64) {
 	d.wakeUp()
 	d.mu.Lock()
-	busy := d.op != nil
-	if busy {
-		d.again = true
-	}
+	m := d.moves.of(s)
+	m.last = max(m.last, seq)
+	unseen, busy := m.unseen(), d.op != nil
 	d.mu.Unlock()
-	if !busy {
+	if unseen && !busy {
 		d.vm.a.start(func() { d.settleNow(d.vm.a.ctx, s) })
 	}
 }
@@ -183,7 +202,7 @@ func (d *drive) settleNow(ctx context.Context, s *session) {
 func (d *drive) giveUpTurn() {
 	<-d.turn
 	d.mu.Lock()
-	again := d.again
+	again := d.again || d.moves.unseen()
 	d.again = false
 	asked := d.rec.Asked != nil
 	unsettled := d.unsettled != ""
@@ -262,7 +281,8 @@ func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation
 		return d.unobserved(ctx), nil
 	}
 	id := d.id()
-	st, err := blockdev.Observe(ctx, s.conn, id)
+	look := looker{Conn: s.conn}
+	st, err := blockdev.Observe(ctx, &look, id)
 	noDrive := errors.Is(err, blockdev.ErrNoDrive)
 	if err != nil && !noDrive {
 		if s.conn.Err() != nil {
@@ -271,6 +291,8 @@ func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation
 		return Observation{VM: Silent}, nil
 	}
 	d.mu.Lock()
+	m := d.moves.of(s)
+	m.seen = max(m.seen, look.events)
 	rec := d.rec
 	obs := d.observation(st, !noDrive)
 	d.mu.Unlock()
@@ -303,6 +325,25 @@ func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation
 		}
 	}
 	return obs, nil
+}
+
+// looker is a connection that remembers how many events stood before its last answer.
+type looker struct {
+	*qmp.Conn
+	events uint64
+}
+
+// Execute is that of the connection.
+func (l *looker) Execute(ctx context.Context, command string, args, result any) error {
+	call, err := l.Send(ctx, command, args, nil)
+	if err != nil {
+		return err
+	}
+	err = call.Wait(ctx, result)
+	if err == nil {
+		l.events = call.Events()
+	}
+	return err
 }
 
 // exitGrace is how long a process may take to be gone once its socket is closed.

@@ -209,7 +209,7 @@ func (s *session) follow() {
 	for e := range s.events.C {
 		switch e.Name {
 		case "DEVICE_TRAY_MOVED":
-			s.trayMoved(e.Data)
+			s.trayMoved(e)
 		case "RESUME":
 			// A paused QEMU up to 8.2 kept descriptors that were taken back.
 			s.vm.a.start(func() { s.takeBackLoans(s.vm.a.ctx) })
@@ -235,12 +235,12 @@ func (s *session) wakeAll() {
 	}
 }
 
-func (s *session) trayMoved(data json.RawMessage) {
+func (s *session) trayMoved(e qmp.Event) {
 	var moved struct {
 		ID     string `json:"id"`
 		Device string `json:"device"`
 	}
-	if json.Unmarshal(data, &moved) != nil {
+	if json.Unmarshal(e.Data, &moved) != nil {
 		return
 	}
 	s.mu.Lock()
@@ -250,7 +250,7 @@ func (s *session) trayMoved(data json.RawMessage) {
 		s.vm.lookSoon()
 		return
 	}
-	d.trayMoved(s)
+	d.trayMoved(s, e.Seq)
 }
 
 // nodesInUse are the names of nodes that the records of the machine's drives, but
