@@ -191,7 +191,13 @@ func (d *drive) settleNow(ctx context.Context, s *session) {
 		d.mu.Lock()
 		d.again = true
 		d.mu.Unlock()
-		return
+		// Whoever has the turn looks at again after giving it up. If that has just
+		// happened, then the turn can be had.
+		select {
+		case d.turn <- struct{}{}:
+		default:
+			return
+		}
 	}
 	d.settle(ctx, s, nil)
 	d.giveUpTurn()

@@ -165,8 +165,8 @@ func (o *Operation) run() {
 	}
 	s, release, err := d.vm.acquire(ctx)
 	if err != nil {
-		d.giveUpTurn()
 		o.leave()
+		d.giveUpTurn()
 		o.answer(nil, err)
 		return
 	}
@@ -176,14 +176,15 @@ func (o *Operation) run() {
 		o.setPhase(Unsettled)
 		o.answer(nil, err)
 		o.settleUnknown(ctx, s)
-		d.giveUpTurn()
 		o.leave()
+		d.giveUpTurn()
 		return
 	}
 	// The drive is free before the caller hears of it, so that its next request
-	// isn't refused as busy.
-	d.giveUpTurn()
+	// isn't refused as busy. It is left before the turn is given up: an event in
+	// between would else be left to an operation that looks no more.
 	o.leave()
+	d.giveUpTurn()
 	o.answer(last, err)
 }
 

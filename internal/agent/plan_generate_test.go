@@ -251,8 +251,8 @@ func (s scenario) lateAnswerWrong(w *world, changer blockdev.Changer) string {
 }
 
 // eachOperation calls f for every operation on every drive, without interference.
-func eachOperation(f func(scenario)) {
-	for _, changer := range modelChangers {
+func eachOperation(changers []string, f func(scenario)) {
+	for _, changer := range changers {
 		for _, verb := range []string{Replace, Eject} {
 			for _, before := range modelBefore {
 				for _, door := range modelDoors {
@@ -275,6 +275,15 @@ func eachOperation(f func(scenario)) {
 // TestModel cuts every operation off at every command, lets one other party act, cuts
 // its recovery off at every command too, and looks at the end.
 func TestModel(t *testing.T) {
+	for _, changer := range modelChangers {
+		t.Run(changer, func(t *testing.T) {
+			t.Parallel()
+			model(t, changer)
+		})
+	}
+}
+
+func model(t *testing.T, changer string) {
 	histories := 0
 	try := func(s scenario) (operation, recovery int) {
 		histories++
@@ -282,7 +291,7 @@ func TestModel(t *testing.T) {
 		require.Empty(t, wrong, "%+v\n%v", s, w)
 		return operation, recovery
 	}
-	eachOperation(func(s scenario) {
+	eachOperation([]string{changer}, func(s scenario) {
 		length, _ := try(s)
 		for at := 1; at <= length+1; at++ {
 			for _, fault := range []string{"dies", "refused"} {
@@ -308,11 +317,12 @@ func TestModel(t *testing.T) {
 // TestModelRandom goes on where all combinations are too many: others act more than
 // once, between recoveries that die.
 func TestModelRandom(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	var all []scenario
-	eachOperation(func(s scenario) { all = append(all, s) })
+	eachOperation(modelChangers, func(s scenario) { all = append(all, s) })
 	for range 20000 {
 		s := all[r.IntN(len(all))]
 		s.others = modelOthers[r.IntN(len(modelOthers))]

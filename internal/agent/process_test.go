@@ -101,7 +101,9 @@ func TestMachineComesLater(t *testing.T) {
 	require.Contains(t, r.refused(NoSuchVM, Eject, "vm", "").Next, "monitors")
 	require.NoError(t, os.Mkdir(r.dir+"/run", 0o700))
 	m := r.machine("vm", qemutest.IDE)
+	begun := time.Now()
 	r.event(EventVMAttached)
+	require.Less(t, time.Since(begun), rescanEvery/2, "noticed, not found by the periodic scan")
 	r.done(Insert, "vm", r.disc("DISC_A"))
 
 	t.Log("it ends as machines do, and takes its socket with it")

@@ -83,14 +83,11 @@ func (r *rig) startOn(j *state.Journal) {
 		require.NoError(r.t, j.Close())
 		r.halt = nil
 	}
-	r.within("the agent to be ready", func() bool {
-		select {
-		case <-ready:
-			return true
-		default:
-			return false
-		}
-	})
+	select {
+	case <-ready:
+	case <-time.After(patience):
+		require.FailNow(r.t, "the agent is never ready")
+	}
 }
 
 // stop stops the agent as systemd does; restart starts it again.
@@ -104,7 +101,7 @@ func (r *rig) restart() {
 	r.start()
 }
 
-// within waits for something that must come true.
+// within waits for what must come true.
 func (r *rig) within(what string, f func() bool) {
 	r.t.Helper()
 	for end := time.Now().Add(patience); !f(); time.Sleep(2 * time.Millisecond) {
