@@ -2,51 +2,61 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/trayd/trayd/internal/qemutest"
 )
 
-// libvirt is a libvirtd of this run's own, with one machine like ours. It runs as
-// nobody, in its session mode: root's would be the host's, with its sockets and
-// configuration.
+// libvirt is a libvirtd of this run's own, with one machine like ours. It is the
+// system's kind (root, qemu:///system), since that is what people use, in a mount
+// namespace where its files are its own: the host's libvirt is not touched.
 type libvirt struct {
-	env    []string
+	socket string
 	daemon *exec.Cmd
 }
 
-const nobody = 65534
-
-func asNobody() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
+// private hides the host's libvirt from the namespace's. Each directory stays on the
+// file system that libvirt would find it on: where the state lies decides what a
+// durable write of it costs.
+const private = `set -e
+for dir in /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /run/libvirt; do
+	mkdir -p $dir
+	own=$(mktemp -d "$(dirname $dir)/trayd-bench.XXXXXX"); echo "$own" >>"$1/dirs"
+	mount --bind "$own" $dir
+done
+grep -q ^libvirt-qemu: /etc/passwd || { # its maintainer script would have made it
+	for file in passwd group; do cp /etc/$file "$1/$file"; done
+	echo 'libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin' >>"$1/passwd"
+	echo 'libvirt-qemu:x:64055:' >>"$1/group"
+	for file in passwd group; do mount --bind "$1/$file" /etc/$file; done
 }
+printf 'user = "root"\ngroup = "root"\nstdio_handler = "file"\n' >/etc/libvirt/qemu.conf
+printf 'unix_sock_dir = "%s"\nauth_unix_rw = "none"\n' "$1" >/etc/libvirt/libvirtd.conf
+exec libvirtd --pid-file "$1/pid"`
 
 func (b *bench) startLibvirt(ctx context.Context) (*libvirt, error) {
 	dir := filepath.Join(b.dir, "libvirt")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Chown(dir, nobody, nobody), os.Chmod(b.dir, 0o755)); err != nil {
-		return nil, err
-	}
-	v := &libvirt{env: append(os.Environ(), "XDG_RUNTIME_DIR="+dir, "XDG_CONFIG_HOME="+dir, "XDG_CACHE_HOME="+dir, "HOME="+dir)}
-	v.daemon = exec.CommandContext(ctx, "libvirtd", "--pid-file", filepath.Join(dir, "pid"))
+	v := &libvirt{socket: filepath.Join(dir, "libvirt-sock")}
+	v.daemon = exec.CommandContext(ctx, "sh", "-c", private, "libvirtd", dir)
 	log, err := os.Create(filepath.Join(b.dir, "libvirtd.log"))
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	v.daemon.Stdout, v.daemon.Stderr = log, log
-	v.daemon.Env, v.daemon.SysProcAttr = v.env, asNobody()
+	v.daemon.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if err := v.daemon.Start(); err != nil {
-		return nil, fmt.Errorf("%w (Debian: libvirt-daemon, libvirt-daemon-driver-qemu, libvirt-clients)", err)
+		return nil, fmt.Errorf("%w (root? Debian: libvirt-daemon, libvirt-daemon-driver-qemu, libvirt-clients)", err)
 	}
 	b.atEnd(v.stop)
 	qemu, err := exec.LookPath(qemutest.Binary())
@@ -63,7 +73,7 @@ func (b *bench) startLibvirt(ctx context.Context) (*libvirt, error) {
 	}
 	// virsh starts a libvirtd of its own when there is none yet: wait for ours.
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if c, err := net.Dial("unix", filepath.Join(dir, "libvirt/libvirt-sock")); err == nil {
+		if c, err := net.Dial("unix", v.socket); err == nil {
 			c.Close()
 			return v, v.virsh("create", xml, "--paused")
 		}
@@ -75,8 +85,7 @@ func (b *bench) startLibvirt(ctx context.Context) (*libvirt, error) {
 }
 
 func (v *libvirt) virsh(args ...string) error {
-	cmd := exec.Command("virsh", append([]string{"-q", "-c", "qemu:///session"}, args...)...)
-	cmd.Env, cmd.SysProcAttr = v.env, asNobody()
+	cmd := exec.Command("virsh", append([]string{"-q", "-c", "qemu+unix:///system?socket=" + v.socket}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("virsh: %w: %s", err, out)
 	}
@@ -92,5 +101,9 @@ func (v *libvirt) stop() {
 		_ = v.virsh("destroy", "bench") // it may not run
 		_ = v.daemon.Process.Kill()
 		_ = v.daemon.Wait()
+	}
+	dirs, _ := os.ReadFile(filepath.Join(filepath.Dir(v.socket), "dirs")) // none were made
+	for dir := range strings.Lines(string(dirs)) {
+		_ = os.RemoveAll(strings.TrimSpace(dir))
 	}
 }

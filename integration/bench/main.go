@@ -22,6 +22,7 @@ func main() {
 	b := &bench{}
 	flag.StringVar(&b.bin, "bin", "bin", "directory of trayd and trayctl")
 	flag.IntVar(&b.rounds, "rounds", 200, "rounds of each interleaved measurement")
+	flag.StringVar(&b.only, "only", "", "only this measurement: journal, change, command, fleet, sizes")
 	flag.BoolVar(&b.libvirt, "libvirt", true, "measure virsh too (its packages must be installed)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -36,6 +37,7 @@ type bench struct {
 	bin     string
 	dir     string
 	rounds  int
+	only    string
 	libvirt bool
 	discs   [2]string
 	rows    []row
@@ -67,10 +69,16 @@ func (b *bench) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for _, measure := range []func(context.Context) error{
-		b.journal, b.change, b.command, b.fleet, b.sizes,
+	for _, m := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{
+		{"journal", b.journal}, {"change", b.change}, {"command", b.command}, {"fleet", b.fleet}, {"sizes", b.sizes},
 	} {
-		if err := measure(ctx); err != nil {
+		if b.only != "" && b.only != m.name {
+			continue
+		}
+		if err := m.measure(ctx); err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {

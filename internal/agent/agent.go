@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trayd/trayd/iso"
 	"github.com/trayd/trayd/state"
 )
 
@@ -57,6 +58,7 @@ type Agent struct {
 	// journal, so that two agents never take each other's nodes for their own.
 	mark     string
 	features *featureCache
+	prober   iso.Prober
 	// askedWindow is defaultAskedWindow; shorter in tests.
 	askedWindow time.Duration
 
@@ -64,6 +66,9 @@ type Agent struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // every goroutine that the agent started
 	rescan chan struct{}
+	// begun is closed when ready has been called: until then only that is done
+	// which ready promises.
+	begun chan struct{}
 
 	mu       sync.Mutex // guards below
 	vms      map[string]*vm
@@ -81,7 +86,7 @@ const markKey = "agent/mark"
 func New(journal *state.Journal, o Options) (*Agent, error) {
 	a := &Agent{
 		log: o.Log, journal: journal, boot: bootID(),
-		rescan: make(chan struct{}, 1), features: newFeatureCache(), askedWindow: defaultAskedWindow,
+		rescan: make(chan struct{}, 1), begun: make(chan struct{}), features: newFeatureCache(), askedWindow: defaultAskedWindow,
 		vms: make(map[string]*vm), ops: make(map[string]*Operation),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
@@ -135,6 +140,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			}
 		}
 		ready()
+		close(a.begun)
 	})
 	w.run(ctx)
 	return nil

@@ -276,3 +276,28 @@ func TestWithdrawnRequestIsOver(t *testing.T) {
 	r.holds("vm", "")
 	require.Empty(t, r.agent.Check(context.Background()))
 }
+
+// TestLockedEmptyDrive: a guest may hold the door of an empty drive, too. It is waited
+// for like any other, and not for ever.
+func TestLockedEmptyDrive(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r := newRig(t, strategy)
+		a := r.disc("DISC_A")
+		g := r.machine("vm", qemutest.IDE).Guest(t)
+		r.start()
+		g.Lock()
+		wait := time.Second
+		o, err := r.agent.Start(Request{VM: "vm", Verb: Insert, Medium: a, Wait: &wait, By: Caller{Name: "test"}})
+		require.NoError(t, err)
+		_, err = r.finish(o)
+		require.Equal(t, DriveLocked, CodeOf(err), "%v", err)
+		r.holds("vm", "")
+
+		o = r.begin(Insert, "vm", a)
+		r.waiting(o)
+		g.Unlock()
+		_, err = r.finish(o)
+		require.NoError(t, err)
+		require.Equal(t, "DISC_A", g.Volume())
+	})
+}

@@ -20,7 +20,7 @@ import (
 // The file is opened with openat2 and RESOLVE_BENEATH, so that neither ".." nor a
 // symbolic link leads out of the roots, not even one that is exchanged meanwhile.
 // What is inspected is the descriptor that QEMU gets.
-func openMedium(name string, roots []string, validate bool) (*os.File, *Medium, error) {
+func openMedium(name string, roots []string, validate bool, prober *iso.Prober) (*os.File, *Medium, error) {
 	if name == "" {
 		return nil, nil, newError(BadRequest, "name a medium: the path of an ISO file beneath "+list(roots), "no medium was named")
 	}
@@ -28,7 +28,7 @@ func openMedium(name string, roots []string, validate bool) (*os.File, *Medium, 
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := inspect(f, name, path, validate)
+	m, err := inspect(f, name, path, validate, prober)
 	if err != nil {
 		f.Close()
 		return nil, nil, err
@@ -133,7 +133,7 @@ func openBeneath(root, rel string) (*os.File, error) {
 }
 
 // inspect says what an open file is, and refuses what is no disc.
-func inspect(f *os.File, name, path string, validate bool) (*Medium, error) {
+func inspect(f *os.File, name, path string, validate bool, prober *iso.Prober) (*Medium, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, mediumError(name, err)
@@ -148,7 +148,7 @@ func inspect(f *os.File, name, path string, validate bool) (*Medium, error) {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 		m.Dev, m.Inode = sys.Dev, sys.Ino
 	}
-	info, err := iso.Probe(f, st.Size())
+	info, err := prober.Probe(f, st.Size())
 	m.VolumeID = info.VolumeID
 	if err == nil || !validate {
 		return m, nil
@@ -170,6 +170,9 @@ func mediumError(name string, err error) error {
 		return newError(NoSuchMedium, "check the path on the host where trayd runs", "no medium %s: %w", name, err)
 	case errors.Is(err, fs.ErrPermission):
 		return newError(Unreadable, "let the user that trayd runs as read the file and its directories", "medium %s can't be opened: %w", name, err)
+	case errors.Is(err, syscall.ENOSYS):
+		return newError(Unreadable, "this needs Linux 5.6 or later, and a unit without RestrictSUIDSGID=",
+			"medium %s can't be opened: the kernel, or trayd's sandbox, has no openat2: %w", name, err)
 	case errors.Is(err, syscall.ELOOP):
 		return newError(Unreadable, "mend the symbolic link", "medium %s can't be opened: %w", name, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/internal/qemutest"
+	"github.com/trayd/trayd/iso"
 )
 
 // TestMediaRefused: what is no disc, or not ours to give, is refused before anything
@@ -73,7 +74,7 @@ func TestMediaRefused(t *testing.T) {
 		{"truncated", media + "cut.iso", Truncated},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			f, _, err := openMedium(row.medium, r.opts.MediaRoots, true)
+			f, _, err := openMedium(row.medium, r.opts.MediaRoots, true, new(iso.Prober))
 			require.Nil(t, f)
 			(&rig{t: t}).isError(row.code, err)
 		})
@@ -120,14 +121,14 @@ func TestMediaFound(t *testing.T) {
 		{"root within a root", media + "/deep/inside.iso", "DISC_A", []string{media, media + "/deep"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			f, m, err := openMedium(row.medium, row.roots, true)
+			f, m, err := openMedium(row.medium, row.roots, true, new(iso.Prober))
 			require.NoError(t, err)
 			defer f.Close()
 			require.Equal(t, row.volume, m.VolumeID)
 			require.Equal(t, row.medium, m.Name)
 		})
 	}
-	_, _, err := openMedium(media+"/other-root.iso", []string{media}, true)
+	_, _, err := openMedium(media+"/other-root.iso", []string{media}, true, new(iso.Prober))
 	require.Equal(t, OutsideRoots, CodeOf(err), "the other root is none any more")
 }
 

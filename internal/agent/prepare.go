@@ -26,7 +26,7 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 		disc <- opened{}
 	} else {
 		go func() {
-			f, m, err := openMedium(o.Medium, o.opts.MediaRoots, !o.req.NoValidate)
+			f, m, err := openMedium(o.Medium, o.opts.MediaRoots, !o.req.NoValidate, &d.vm.a.prober)
 			disc <- opened{f, m, err}
 		}()
 	}

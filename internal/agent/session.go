@@ -148,7 +148,13 @@ func (s *session) settleAll(ctx context.Context) {
 		}
 		d.settleNow(ctx, s)
 	}
-	s.vm.a.start(func() { s.sweep(s.vm.a.ctx) })
+	s.vm.a.start(func() {
+		select {
+		case <-s.vm.a.begun:
+			s.sweep(s.vm.a.ctx)
+		case <-s.vm.a.ctx.Done():
+		}
+	})
 }
 
 // sweep removes what carries our mark and no record speaks of, in the background

@@ -100,7 +100,11 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		o.drive.vm.a.publish(Event{Type: EventWaiting, VM: o.VM, Drive: o.Drive, Operation: o.ID,
 			Detail: fmt.Sprintf("waiting for the guest to let go of the disc, for %s", time.Until(deadline).Round(time.Second))})
 	}
-	over := time.NewTimer(time.Until(deadline))
+	left := time.Until(deadline)
+	if left <= 0 {
+		return o.locked("and did not let go in time")
+	}
+	over := time.NewTimer(left)
 	defer over.Stop()
 	poll := time.NewTicker(pollDoor)
 	defer poll.Stop()
@@ -117,7 +121,7 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		if st.TrayOpen {
 			o.answered()
 		}
-		if st.TrayOpen || !st.Locked || st.Medium == nil || time.Since(asked) >= askAgain {
+		if !holdsDoor(st) || time.Since(asked) >= askAgain {
 			return nil
 		}
 		if running, err := o.machineRuns(ctx, s); err != nil {
