@@ -135,13 +135,15 @@ func (v *vm) supervise(ctx context.Context) {
 	backoff := minBackoff
 	for ctx.Err() == nil {
 		s, release, err := v.connect(ctx)
-		v.once.Do(func() { close(v.tried) })
 		if err == nil {
+			v.once.Do(func() { close(v.tried) })
 			backoff = minBackoff
 			v.stay(ctx, s, release)
 			continue
 		}
-		if v.letGoIfEnded() == nil && !v.hasSocket() {
+		ended := v.letGoIfEnded() == nil
+		v.once.Do(func() { close(v.tried) }) // what it had is let go by now
+		if ended && !v.hasSocket() {
 			return
 		}
 		if !v.sleep(ctx, backoff) {
@@ -278,6 +280,10 @@ func (v *vm) leave(s *session) {
 	cause := s.conn.Err()
 	s.close()
 	if cause != nil && v.a.ctx.Err() == nil {
+		if s, release := v.current(); s != nil { // connected anew meanwhile
+			release()
+			return
+		}
 		v.fail(cause)
 		v.a.publish(Event{Type: EventVMLost, VM: v.name, Detail: cause.Error()})
 	}
