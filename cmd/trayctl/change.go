@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
@@ -27,9 +29,9 @@ func (c *cli) changeCommand(verb, short, long, example string) *cobra.Command {
 	if verb == agent.Eject {
 		use, args = verb+" VM[/DRIVE]", 1
 	} else {
-		long += "\n\nMEDIUM is an ISO file beneath one of trayd's media_roots: its path, or its name\nbeneath a root."
+		long += "\n\nMEDIUM is an ISO file beneath one of trayd's media_roots: its path, or its name\nbeneath a root. A bare name is looked for beneath the roots first, then here."
 	}
-	long += "\n\nA guest that has the disc mounted holds the door. It is asked to let go, and waited\nfor; Ctrl-C stops the waiting, and the drive stays as it was."
+	long += "\n\nA guest that has the disc mounted holds the door. It is asked to let go, and waited\nfor; Ctrl-C stops the waiting, and the drive stays as it was. A second Ctrl-C leaves\nthe operation to trayd (exit code 3)."
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long, Example: example,
 		Args:              cobra.ExactArgs(args),
@@ -52,25 +54,27 @@ func (c *cli) changeCommand(verb, short, long, example string) *cobra.Command {
 		}),
 	}
 	f := cmd.Flags()
-	f.DurationVar(&wait, "wait", 10*time.Second, "how long the guest may hold the door (default as trayd is configured)")
-	f.Lookup("wait").DefValue = "" // the agent's configuration decides
+	f.DurationVar(&wait, "wait", 0, "how long the guest may hold the door (default as trayd is configured)")
 	f.BoolVar(&body.Force, "force", false, "take the old disc out at once, whatever the guest does with it")
 	f.BoolVar(&body.ThenForce, "then-force", false, "take it out when the waiting is over")
-	if verb != agent.Eject {
+	if verb == agent.Eject {
+		f.Bool("no-validate", false, "without effect: an eject validates nothing")
+	} else {
 		f.BoolVar(&body.NoValidate, "no-validate", false, "insert it even if it is no ISO 9660 or UDF image (root only)")
 	}
 	cmd.MarkFlagsMutuallyExclusive("force", "then-force")
 	return cmd
 }
 
-// localPath makes the path of a file that is here absolute; any other name is left
-// for trayd to find beneath its media roots.
+// localPath makes the path of a file that is here absolute. A bare name is left as it
+// is: it may be one beneath trayd's media roots, and those come first (see request).
 func localPath(name string) string {
-	if filepath.IsAbs(name) {
+	if filepath.IsAbs(name) || !strings.Contains(name, "/") {
 		return name
 	}
-	if _, err := os.Stat(name); err != nil {
-		return name
+	explicit := strings.HasPrefix(name, "./") || strings.HasPrefix(name, "../")
+	if _, err := os.Stat(name); err != nil && !explicit {
+		return name // a name beneath a root may have folders
 	}
 	if abs, err := filepath.Abs(name); err == nil {
 		return abs
@@ -78,43 +82,90 @@ func localPath(name string) string {
 	return name
 }
 
+// request sends the change and waits for its end. A bare name that no media root
+// has, and that is a file here, is that file.
+func (c *cli) request(ctx context.Context, t target, verb string, body api.ChangeRequest, op *agent.OperationStatus) error {
+	path := drivePath(t) + "/" + verb
+	err := c.client.do(ctx, "POST", path, body, op)
+	var problem *api.Problem
+	if !errors.As(err, &problem) || agent.Code(problem.Code) != agent.NoSuchMedium || strings.Contains(body.Medium, "/") {
+		return err
+	}
+	if _, e := os.Stat(body.Medium); e != nil {
+		return err
+	}
+	abs, e := filepath.Abs(body.Medium)
+	if e != nil {
+		return err
+	}
+	body.Medium = abs
+	return c.client.do(ctx, "POST", path, body, op)
+}
+
 // change sends the request and waits for its end. The first interrupt stops the
 // waiting for the guest; the second leaves the operation to trayd.
 func (c *cli) change(ctx context.Context, t target, verb string, body api.ChangeRequest) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	interrupts := make(chan os.Signal, 2)
-	signal.Notify(interrupts, os.Interrupt)
+	interrupts := make(chan os.Signal, 2) // read by the loop below and nobody else
+	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(interrupts)
 
 	var op agent.OperationStatus
 	ended := make(chan error, 1)
-	go func() { ended <- c.client.do(ctx, "POST", drivePath(t)+"/"+verb, body, &op) }()
+	go func() { ended <- c.request(ctx, t, verb, body, &op) }()
+	var cancelled chan error // nil until the first interrupt
 
 	show := newProgress(c, t)
-	defer show.clear()
+	defer show.end()
 	for {
 		select {
 		case err := <-ended:
-			show.clear()
+			show.end()
 			if err != nil {
 				return err
 			}
 			return c.print(op, func(w io.Writer) { fmt.Fprintln(w, summary(op)) })
 		case <-interrupts:
-			err := c.client.do(ctx, "POST", drivePath(t)+"/cancel", nil, nil)
-			var refused *api.Problem
-			if errors.As(err, &refused) { // it doesn't wait: it is being done
-				show.say("it can't be cancelled any more; interrupt again to leave it to trayd")
+			if cancelled != nil {
+				signal.Stop(interrupts) // a third one ends the process at once
+				show.end()
+				return c.left(ctx, t, strings.TrimSpace(verb+" "+body.Medium), show.operation)
 			}
-			go func() {
-				if _, ok := <-interrupts; ok {
-					stop()
-				}
-			}()
+			cancelled = make(chan error, 1)
+			go func() { cancelled <- c.client.do(ctx, "POST", drivePath(t)+"/cancel", nil, nil) }()
+		case err := <-cancelled:
+			if err != nil { // it doesn't wait, or trayd can't be asked
+				show.say(fmt.Sprintf("not cancelled: %v; interrupt again to leave it to trayd", err))
+			}
 		case <-show.tick():
-			show.update(ctx)
+			show.look(ctx)
+		case seen := <-show.seen:
+			show.update(seen)
 		}
+	}
+}
+
+// lookTimeout is how long a look at the operation's progress may take.
+const lookTimeout = 2 * time.Second
+
+// left is the end of a command whose operation goes on without it.
+func (c *cli) left(ctx context.Context, t target, what, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	var d agent.DriveStatus
+	if id == "" && c.client.do(ctx, "GET", drivePath(t), nil, &d) == nil && d.Operation != nil {
+		id = d.Operation.ID
+	}
+	operation := "the operation"
+	if id != "" {
+		operation = "operation " + id
+	}
+	return &api.Problem{
+		Type: api.ProblemPrefix + string(agent.Unknown), Title: "outcome unknown", Code: string(agent.Unknown),
+		Status: http.StatusGatewayTimeout, VM: t.vm, Drive: t.drive, Operation: id,
+		Detail: fmt.Sprintf("outcome unknown: interrupted; %s (%s on %s) is left to trayd", operation, what, t),
+		Next:   fmt.Sprintf("`trayctl drives %s` shows what became of it", t),
 	}
 }
 
@@ -127,60 +178,4 @@ func summary(op agent.OperationStatus) string {
 		return where + ": the disc is out"
 	}
 	return fmt.Sprintf("%s: %s is in", where, op.Medium)
-}
-
-// progress shows on a terminal that an operation waits for its guest.
-type progress struct {
-	c      *cli
-	target target
-	ticker *time.Ticker // nil when nobody looks
-	shown  bool
-}
-
-func newProgress(c *cli, t target) *progress {
-	p := &progress{c: c, target: t}
-	if f, ok := c.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		p.ticker = time.NewTicker(500 * time.Millisecond)
-	}
-	return p
-}
-
-func (p *progress) tick() <-chan time.Time {
-	if p.ticker == nil {
-		return nil
-	}
-	return p.ticker.C
-}
-
-func (p *progress) update(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	var d agent.DriveStatus
-	if p.c.client.do(ctx, "GET", drivePath(p.target), nil, &d) != nil || d.Operation == nil {
-		return
-	}
-	switch op := d.Operation; op.Phase {
-	case agent.Waiting:
-		left := max(0, time.Until(*op.Deadline).Round(time.Second))
-		p.line(fmt.Sprintf("waiting for the guest to let go of the disc in %s/%s: %s left (Ctrl-C stops waiting)", op.VM, op.Drive, left))
-	case agent.Changing:
-		p.line(fmt.Sprintf("waiting for QEMU of %s", op.VM))
-	}
-}
-
-func (p *progress) line(s string) {
-	fmt.Fprintf(p.c.stderr, "\r\x1b[K%s", s)
-	p.shown = true
-}
-
-func (p *progress) say(s string) {
-	p.clear()
-	fmt.Fprintln(p.c.stderr, s)
-}
-
-func (p *progress) clear() {
-	if p.shown {
-		fmt.Fprint(p.c.stderr, "\r\x1b[K")
-		p.shown = false
-	}
 }

@@ -43,10 +43,26 @@ func (c *client) do(ctx context.Context, method, path string, in, out any) error
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return &unreachableError{socket: c.socket, err: fmt.Errorf("its answer broke off: %w", err)}
+	b, err := c.read(ctx, resp)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("the server at %s answered something else than was asked: is it trayd? %w", c.socket, err)
 	}
 	return nil
+}
+
+// read reads an answer whole. One that breaks off is an agent that died.
+func (c *client) read(ctx context.Context, resp *http.Response) ([]byte, error) {
+	b, err := io.ReadAll(resp.Body)
+	switch {
+	case err == nil:
+		return b, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	}
+	return nil, &unreachableError{socket: c.socket, err: fmt.Errorf("its answer broke off: %w", err)}
 }
 
 // send sends a request; the answer is a success whose body the caller closes.
@@ -74,8 +90,12 @@ func (c *client) send(ctx context.Context, method, path string, in any) (*http.R
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	b, err := c.read(ctx, resp)
+	if err != nil {
+		return nil, err
+	}
 	var p api.Problem
-	if json.NewDecoder(resp.Body).Decode(&p) != nil || p.Code == "" {
+	if json.Unmarshal(b, &p) != nil || p.Code == "" {
 		return nil, fmt.Errorf("the server at %s answered %s: is it trayd?", c.socket, resp.Status)
 	}
 	return nil, &p

@@ -83,6 +83,7 @@ DRIVE may be left out when the machine has one CD drive.`,
 			"  trayctl eject vm1\n  trayctl eject vm1/cd0 --force"),
 		c.cancelCommand(), c.eventsCommand(), c.stateCommand(), c.completionCommand(), c.versionCommand(),
 	)
+	root.SetHelpCommand(helpCommand())
 	return root
 }
 
@@ -150,6 +151,42 @@ func (c *cli) completionCommand() *cobra.Command {
 			return cmd.Root().GenBashCompletionV2(c.stdout, true)
 		}),
 	}
+}
+
+// helpCommand replaces cobra's, which takes a command that doesn't exist for a success.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Show the help of a command",
+		Example: "  trayctl help change\n  trayctl help state check",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return commandNames(about), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				if about == nil || !about.HasAvailableSubCommands() {
+					about = cmd.Root()
+				}
+				return fmt.Errorf("no command %q: %s has %s", strings.Join(args, " "), about.CommandPath(), strings.Join(commandNames(about), ", "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+func commandNames(of *cobra.Command) []string {
+	var names []string
+	for _, sub := range of.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	return names
 }
 
 func (c *cli) versionCommand() *cobra.Command {

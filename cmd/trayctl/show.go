@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -130,8 +131,15 @@ func (c *cli) vms(ctx context.Context, args []string) ([]agent.VMStatus, error) 
 		return []agent.VMStatus{v}, err
 	}
 	var d agent.DriveStatus
-	err = c.client.do(ctx, "GET", drivePath(t), nil, &d)
-	return []agent.VMStatus{{Drives: []agent.DriveStatus{d}}}, err
+	if err := c.client.do(ctx, "GET", drivePath(t), nil, &d); err != nil {
+		return nil, err
+	}
+	var v agent.VMStatus
+	if d.Tray == "" { // QEMU didn't answer: the machine's status says why
+		err = c.client.do(ctx, "GET", "/v1/vms/"+url.PathEscape(t.vm), nil, &v)
+	}
+	v.Drives = []agent.DriveStatus{d}
+	return []agent.VMStatus{v}, err
 }
 
 func driveRow(w io.Writer, d agent.DriveStatus) {
@@ -203,8 +211,15 @@ func (c *cli) printEvent(data string) {
 
 func (c *cli) stateCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "state", Short: "Show or check what trayd has recorded",
-		Long: "Shows what trayd has recorded, or checks it against QEMU and the kernel. For the\nstate file itself, without a running agent, see `trayd state`.",
+		Use: "state show|check", DisableFlagsInUseLine: true, Short: "Show or check what trayd has recorded",
+		Long:    "Shows what trayd has recorded, or checks it against QEMU and the kernel. For the\nstate file itself, without a running agent, see `trayd state`.",
+		Example: "  trayctl state show\n  trayctl state check",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q for \"trayctl state\": use show or check", args[0])
+			}
+			return errors.New("trayctl state: use show or check")
+		},
 	}
 	cmd.AddCommand(
 		&cobra.Command{

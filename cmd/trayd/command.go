@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,6 +59,14 @@ configuration anew. trayctl asks it to change discs.`,
 			return err
 		}),
 	})
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "Show the help of a command", Example: "  trayd help state repair",
+		RunE: func(_ *cobra.Command, args []string) error {
+			about, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return fmt.Errorf("no command %q", strings.Join(args, " "))
+			}
+			return about.Help()
+		}})
 	return root
 }
 
