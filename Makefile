@@ -3,8 +3,11 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
-BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+BUILD    = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 CACHE   ?= .cache
+
+# mkfs and mount helpers live where an ordinary user's PATH doesn't look.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build test integration demo bench lint cross install clean
@@ -23,32 +26,40 @@ bin/test: deps
 	$(BUILD) -o bin/guestinit ./integration/guestinit
 .PHONY: bin/test
 
-test: lint build bin/test ## everything: unit tests, real QEMU, a real guest, real systemd
-	$(GO) test -race -json -timeout 15m ./... > $(CACHE)/unit.json; $(GO) run ./integration/report $(CACHE)/unit.json
+# Both must be content: go test, and the report, which counts a skipped test as failed.
+# $(call gotest,NAME,ARGUMENTS OF go test)
+define gotest
+	@mkdir -p $(CACHE)
+	$(GO) test -json $(2) > $(CACHE)/$(1).json; status=$$?; \
+		$(GO) run -buildvcs=false ./integration/report $(CACHE)/$(1).json && exit $$status
+endef
+
+test: lint build bin/test ## everything: unit tests, real QEMU, a real guest, real systemd (needs root)
+	$(call gotest,unit,-race -timeout 15m ./...)
 	$(MAKE) integration
 
-integration: build bin/test ## only what needs a guest, a crash, or systemd
-	@mkdir -p $(CACHE)
-	$(GO) test -json -count=1 -timeout 25m -tags integration ./integration/... > $(CACHE)/integration.json; $(GO) run ./integration/report $(CACHE)/integration.json
+integration: build bin/test ## only what needs a guest, a crash, or systemd (needs root)
+	$(call gotest,integration,-count=1 -timeout 25m -tags integration ./integration/...)
 
 demo: build bin/test ## a minute with a real guest: insert, change, a broken disc, kill -9, eject
-	@$(GO) run ./integration/demo -bin bin -cache $(CACHE)
+	@$(GO) run -buildvcs=false ./integration/demo -bin bin -cache $(CACHE)
 
 bench: build bin/test ## the figures, side by side with the raw floor and virsh, as ratios of one run
 	@integration/install-deps bench
-	@$(GO) run ./integration/bench -bin bin
+	@$(GO) run -buildvcs=false ./integration/bench -bin bin
 
-lint: ## gofmt, vet, and both architectures build
-	@mkdir -p $(CACHE)
+lint: ## gofmt, vet, a tidy go.mod, and both architectures build
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags integration,failpoints ./...
+	$(GO) mod tidy -diff
 	@$(MAKE) --no-print-directory cross
 
 cross:
-	@for arch in amd64 arm64; do echo "GOARCH=$$arch go build"; CGO_ENABLED=0 GOARCH=$$arch $(GO) build -o /dev/null ./cmd/trayd && CGO_ENABLED=0 GOARCH=$$arch $(GO) build -o /dev/null ./cmd/trayctl || exit 1; done
+	@for arch in amd64 arm64; do echo "GOARCH=$$arch go build"; for program in trayd trayctl; do CGO_ENABLED=0 GOARCH=$$arch $(GO) build -buildvcs=false -o /dev/null ./cmd/$$program || exit 1; done; done
 
-install: ## into $(DESTDIR)/usr: both programs, the units, the groups
+install: ## into $(DESTDIR)/usr: both programs, the units, the group; /etc/trayd
+	install -d -m 755 $(DESTDIR)/etc/trayd
 	install -D -m 755 bin/trayd $(DESTDIR)/usr/bin/trayd
 	install -D -m 755 bin/trayctl $(DESTDIR)/usr/bin/trayctl
 	install -D -m 644 systemd/trayd.service $(DESTDIR)/usr/lib/systemd/system/trayd.service
@@ -56,6 +67,7 @@ install: ## into $(DESTDIR)/usr: both programs, the units, the groups
 	install -D -m 644 systemd/sysusers.d/trayd.conf $(DESTDIR)/usr/lib/sysusers.d/trayd.conf
 	install -D -m 644 systemd/tmpfiles.d/trayd.conf $(DESTDIR)/usr/lib/tmpfiles.d/trayd.conf
 	@if [ -z "$(DESTDIR)" ] && command -v systemd-sysusers >/dev/null; then systemd-sysusers trayd.conf && systemd-tmpfiles --create trayd.conf; fi
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 clean: ## remove what was built and cached
 	rm -rf bin $(CACHE)

@@ -46,7 +46,7 @@ func build(m *testing.M) int {
 		{"-tags", "failpoints", "-o", dir + "/trayd-failpoints", "../cmd/trayd"},
 		{"-o", dir + "/guestinit", "./guestinit"},
 	} {
-		cmd := exec.Command("go", append([]string{"build"}, args...)...)
+		cmd := exec.Command("go", append([]string{"build", "-buildvcs=false"}, args...)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build %v: %v\n%s", args, err, out)

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,9 @@ func main() {
 	flag.StringVar(&d.bin, "bin", "bin", "directory of trayd, trayctl, trayd-failpoints and guestinit")
 	flag.StringVar(&d.cache, "cache", ".cache", "directory of the guest's kernel")
 	flag.Parse()
+	if abs, err := filepath.Abs(d.bin); err == nil {
+		d.bin = abs
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
@@ -45,26 +49,43 @@ func main() {
 type demo struct {
 	bin, cache string
 	dir        string // sockets, discs and state of this run
+	kit        *guest.Kit
 	guest      *guest.Machine
 	agent      *exec.Cmd
 	log        bytes.Buffer
 }
 
-// limit is how long a step may take on a busy machine under software emulation.
-const limit = 60 * time.Second
+const (
+	// limit is how long a step may take on a busy machine under software emulation.
+	limit = 60 * time.Second
+	// fetchLimit is how long the guest's kernel may take over a slow line.
+	fetchLimit = 30 * time.Minute
+)
 
 func (d *demo) run(ctx context.Context) error {
+	if err := bounded(ctx, fetchLimit, d.fetch); err != nil {
+		return err
+	}
 	for _, step := range []func(context.Context) error{
 		d.prepare, d.boot, d.insert, d.change, d.broken, d.death, d.eject,
 	} {
-		bounded, cancel := context.WithTimeout(ctx, limit)
-		err := step(bounded)
-		cancel()
-		if err != nil {
+		if err := bounded(ctx, limit, step); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func bounded(ctx context.Context, limit time.Duration, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return step(ctx)
+}
+
+// fetch gets what the guest is made of; once, as a rule.
+func (d *demo) fetch(ctx context.Context) (err error) {
+	d.kit, err = guest.Prepare(ctx, d.cache, os.Stdout)
+	return err
 }
 
 // title announces a step, with a line that explains it. On a terminal it leaves the
@@ -126,19 +147,17 @@ func (d *demo) makeDisc(ctx context.Context, name, text string) error {
 func (d *demo) boot(ctx context.Context) error {
 	title("A real Linux guest boots, with an empty CD drive; trayd starts beside it",
 		"Debian's kernel and one small program that mounts every disc and reads its readme. Its lines are indented.")
-	kit, err := guest.Prepare(ctx, d.cache, os.Stdout)
-	if err != nil {
-		return err
-	}
 	initramfs := filepath.Join(d.dir, "initramfs")
-	if err := kit.Initramfs(initramfs, filepath.Join(d.bin, "guestinit"), guest.CDModules); err != nil {
+	if err := d.kit.Initramfs(initramfs, filepath.Join(d.bin, "guestinit"), guest.CDModules); err != nil {
 		return err
 	}
 	args := []string{"-device", "ide-cd,id=cd0,bus=ide.0", "-qmp", "unix:" + filepath.Join(d.dir, "run/demo.qmp") + ",server=on,wait=off"}
-	fmt.Printf("$ qemu-system-x86_64 ... %s\n", strings.Join(args, " "))
-	if d.guest, err = kit.Boot("qemu-system-x86_64", initramfs, args, sayGuest); err != nil {
+	show(append(d.kit.Command("qemu-system-x86_64", initramfs, args), "&")...)
+	var err error
+	if d.guest, err = d.kit.Boot("qemu-system-x86_64", initramfs, args, sayGuest); err != nil {
 		return err
 	}
+	show("export", "TRAYD_SOCKET="+d.socket(), "PATH=$PATH:"+d.bin)
 	if err := d.startAgent(ctx, "trayd"); err != nil {
 		return err
 	}
@@ -146,6 +165,30 @@ func (d *demo) boot(ctx context.Context) error {
 		return err
 	}
 	return d.trayctl(ctx, 0, "empty", "drives")
+}
+
+// width is how many columns a command may take before it is wrapped.
+const width = 100
+
+// show shows a command as it would be typed; an option stays with its value.
+func show(words ...string) {
+	line := "$"
+	for i, w := range words {
+		if strings.Contains(w, " ") {
+			w = "'" + w + "'"
+		}
+		value := i > 0 && strings.HasPrefix(words[i-1], "-") && !strings.HasPrefix(w, "-")
+		next := ""
+		if strings.HasPrefix(w, "-") && i+1 < len(words) {
+			next = words[i+1]
+		}
+		if !value && len(line)+len(w)+len(next) > width {
+			fmt.Println(line + " \\")
+			line = "   "
+		}
+		line += " " + w
+	}
+	fmt.Println(line)
 }
 
 // sayGuest shows what the guest says, in another colour than the host's commands.
@@ -239,7 +282,7 @@ func (d *demo) eject(ctx context.Context) error {
 
 // trayctl shows and runs a command, and checks its exit code and what it prints.
 func (d *demo) trayctl(ctx context.Context, code int, want string, args ...string) error {
-	fmt.Printf("$ trayctl %s\n", strings.Join(args, " "))
+	show(append([]string{"trayctl"}, args...)...)
 	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "trayctl"), args...)
 	cmd.Env = append(os.Environ(), "TRAYD_SOCKET="+d.socket())
 	out, err := cmd.CombinedOutput()
@@ -259,7 +302,7 @@ func (d *demo) trayctl(ctx context.Context, code int, want string, args ...strin
 
 // startAgent starts trayd and waits until its API answers and has found the guest.
 func (d *demo) startAgent(ctx context.Context, program string, env ...string) error {
-	fmt.Printf("$ %s --config trayd.toml &\n", strings.TrimSuffix(program, "-failpoints"))
+	show(append(slices.Clone(env), program, "--config", d.config(), "&")...)
 	cmd := exec.Command(filepath.Join(d.bin, program), "--config", d.config())
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = &d.log, &d.log

@@ -41,6 +41,10 @@ func main() {
 			fmt.Println(lines.Text())
 		}
 	}
+	if err := lines.Err(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s can't be read to its end: %v\n", os.Args[1], err)
+		os.Exit(1)
+	}
 	fmt.Printf("%d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
 	if r.failed+r.skipped+r.broken > 0 || r.passed == 0 {
 		os.Exit(1)

@@ -25,16 +25,21 @@ type Machine struct {
 	changed chan struct{}
 }
 
+// Command is the command line by which Boot starts QEMU.
+func (k *Kit) Command(qemu, initramfs string, args []string) []string {
+	return append([]string{
+		qemu, "-M", "q35", "-cpu", "max", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot",
+		"-kernel", k.Kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1 tsc=unstable",
+		"-serial", "stdio",
+	}, args...)
+}
+
 // Boot starts QEMU with the kit's kernel and an initramfs; args add the drives and the
 // monitor. say is called with every line of the guest that begins with "guest: "; it
 // may be nil.
 func (k *Kit) Boot(qemu, initramfs string, args []string, say func(string)) (*Machine, error) {
-	all := append([]string{
-		"-M", "q35", "-cpu", "max", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot",
-		"-kernel", k.Kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1 tsc=unstable",
-		"-serial", "stdio",
-	}, args...)
-	m := &Machine{cmd: exec.Command(qemu, all...), done: make(chan struct{}), changed: make(chan struct{})}
+	command := k.Command(qemu, initramfs, args)
+	m := &Machine{cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{}), changed: make(chan struct{})}
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr strings.Builder
 	m.cmd.Stderr = &stderr

@@ -31,7 +31,8 @@ type Kit struct {
 }
 
 // Prepare makes a kit in dir, or finds the one that is there. It needs Debian's apt,
-// dpkg-deb and the network once; out is told what is being done.
+// dpkg-deb and the network once; out is shown what is being done, and apt's own words
+// on how far it is. How long that takes is the mirror's affair: give ctx minutes.
 func Prepare(ctx context.Context, dir string, out io.Writer) (*Kit, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -50,7 +51,7 @@ func Prepare(ctx context.Context, dir string, out io.Writer) (*Kit, error) {
 	}
 	defer os.RemoveAll(work)
 	fmt.Fprintln(out, "fetching Debian's kernel package (70 MB, once) ...")
-	if err := fetchKernel(ctx, work); err != nil {
+	if err := fetchKernel(ctx, work, out); err != nil {
 		return nil, err
 	}
 	images, err := filepath.Glob(filepath.Join(work, "root/boot/vmlinuz-*"))
@@ -86,33 +87,34 @@ func Prepare(ctx context.Context, dir string, out io.Writer) (*Kit, error) {
 }
 
 // fetchKernel downloads and unpacks the package that linux-image-amd64 stands for.
-func fetchKernel(ctx context.Context, work string) error {
-	name, err := kernelPackage(ctx)
+func fetchKernel(ctx context.Context, work string, out io.Writer) error {
+	name, err := kernelPackage(ctx, out)
 	if err != nil {
 		return err
 	}
-	if err := run(ctx, work, "apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
+	if err := run(ctx, work, out, "apt-get", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(work, "*.deb"))
 	if err != nil || len(debs) != 1 {
 		return fmt.Errorf("apt-get download %s left %d packages", name, len(debs))
 	}
-	return run(ctx, work, "dpkg-deb", "-x", debs[0], "root")
+	fmt.Fprintln(out, "unpacking it ...")
+	return run(ctx, work, out, "dpkg-deb", "-x", debs[0], "root")
 }
 
-func kernelPackage(ctx context.Context) (string, error) {
+func kernelPackage(ctx context.Context, out io.Writer) (string, error) {
 	for _, update := range []bool{false, true} {
 		if update { // a bare machine has no package lists
-			if err := run(ctx, "", "apt-get", "-q", "update"); err != nil {
+			if err := updateLists(ctx, out); err != nil {
 				return "", err
 			}
 		}
-		out, err := exec.CommandContext(ctx, "apt-cache", "depends", "linux-image-amd64").Output()
+		depends, err := exec.CommandContext(ctx, "apt-cache", "depends", "linux-image-amd64").Output()
 		if err != nil {
 			continue
 		}
-		for line := range strings.Lines(string(out)) {
+		for line := range strings.Lines(string(depends)) {
 			if _, name, ok := strings.Cut(strings.TrimSpace(line), "Depends: "); ok {
 				return name, nil
 			}
@@ -121,11 +123,24 @@ func kernelPackage(ctx context.Context) (string, error) {
 	return "", errors.New("apt knows no package linux-image-amd64: this needs Debian on amd64 and a reachable mirror")
 }
 
-func run(ctx context.Context, dir, name string, args ...string) error {
+// updateLists fetches apt's package lists, which only root may.
+func updateLists(ctx context.Context, out io.Writer) error {
+	update := []string{"apt-get", "update"}
+	if os.Geteuid() != 0 {
+		update = append([]string{"sudo"}, update...)
+	}
+	fmt.Fprintf(out, "this machine has no package lists: %s\n", strings.Join(update, " "))
+	return run(ctx, "", out, update[0], update[1:]...)
+}
+
+// run runs a command whose words go to out; on a terminal apt shows its progress.
+func run(ctx context.Context, dir string, out io.Writer, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, bytes.TrimSpace(out))
+	cmd.Dir, cmd.Stdin, cmd.Stdout = dir, os.Stdin, out // sudo may ask
+	var words bytes.Buffer
+	cmd.Stderr = &words
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, bytes.TrimSpace(words.Bytes()))
 	}
 	return nil
 }
