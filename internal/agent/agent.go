@@ -132,12 +132,18 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.adoptRecords()
 	first := w.scan()
 	a.start(func() {
+		over := time.NewTimer(firstRound)
+		defer over.Stop()
 		for _, v := range first {
 			select {
 			case <-v.tried:
+				continue
+			case <-over.C:
+				a.log.Warn("not every machine answered in time; trayd goes on trying", "waited", firstRound)
 			case <-a.ctx.Done():
 				return
 			}
+			break
 		}
 		ready()
 		close(a.begun)
@@ -145,6 +151,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	w.run(ctx)
 	return nil
 }
+
+// firstRound is how long ready waits for machines that don't answer.
+const firstRound = 5 * time.Second
 
 // start runs f in a goroutine that stop waits for.
 func (a *Agent) start(f func()) {
@@ -264,6 +273,28 @@ func (a *Agent) all() []*vm {
 	return vms
 }
 
+// forget lets go of a machine of which nothing is left: it has ended, or is not to be
+// looked after any more, and owns nothing.
+func (a *Agent) forget(v *vm) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if a.vms[v.name] != v || v.launched || v.session != nil || !v.ended && v.path != "" {
+		return
+	}
+	for _, d := range v.drives {
+		d.mu.Lock()
+		busy := d.op != nil || !d.rec.empty()
+		d.mu.Unlock()
+		if busy {
+			return
+		}
+	}
+	v.gone = true
+	delete(a.vms, v.name)
+}
+
 // list is every machine that is not known to have ended, by name.
 func (a *Agent) list() []*vm {
 	return slices.DeleteFunc(a.all(), (*vm).hidden)
@@ -276,7 +307,7 @@ func (a *Agent) publish(e Event) {
 	a.bus.publish(e)
 	level := slog.LevelInfo
 	switch e.Type {
-	case EventStarted, EventLoaded, EventEjected: // the audit line says it
+	case EventStarted, EventLoaded, EventEjected, EventFailed, EventUnchanged: // the audit line says it
 		level = slog.LevelDebug
 	}
 	a.log.Log(a.ctx, level, e.Type, "vm", e.VM, "drive", e.Drive, "operation", e.Operation, "detail", e.Detail)
@@ -317,13 +348,15 @@ func (a *Agent) remember(o *Operation) error {
 	}
 	a.ops[o.ID] = o
 	a.opsOrder = append(a.opsOrder, o.ID)
-	for len(a.opsOrder) > keptOperations {
-		oldest := a.ops[a.opsOrder[0]]
-		if oldest != nil && !oldest.ended() {
-			break // never forget one that runs
-		}
-		delete(a.ops, a.opsOrder[0])
-		a.opsOrder = a.opsOrder[1:]
+	if excess := len(a.opsOrder) - keptOperations; excess > 0 {
+		a.opsOrder = slices.DeleteFunc(a.opsOrder, func(id string) bool {
+			if excess == 0 || !a.ops[id].ended() { // never forget one that runs
+				return false
+			}
+			excess--
+			delete(a.ops, id)
+			return true
+		})
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -199,7 +198,12 @@ func (d *drive) settleNow(ctx context.Context, s *session) {
 			return
 		}
 	}
-	d.settle(ctx, s, nil)
+	if s != nil && s.conn.Err() == nil && s.conn.Unanswered() > 0 && !d.idle() {
+		// It owes an answer already: more questions would only pile up before it.
+		d.settled(errSilent)
+	} else {
+		d.settle(ctx, s, nil)
+	}
 	d.giveUpTurn()
 }
 
@@ -223,23 +227,54 @@ func (d *drive) giveUpTurn() {
 	}
 }
 
-// machineEnded lets go of what the drive had, when its QEMU is no more.
-func (d *drive) machineEnded() { d.settleNow(d.vm.a.ctx, nil) }
-
-// settle observes, plans and carries out until nothing is left to do. The caller
-// has the turn. given is why a running operation gives up; nil when none does, or
-// when it succeeded.
-func (d *drive) settle(ctx context.Context, s *session, given *GivenUp) {
-	err := d.trySettle(ctx, s, given)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.unsettled = ""
-	if err != nil {
-		d.unsettled = err.Error()
+// dropRecord removes the record of a machine that has ended, once it owns nothing: how
+// its last operation went is of no use any more.
+func (d *drive) dropRecord() {
+	rec := d.record()
+	if !rec.empty() || rec.Last == nil {
+		return
+	}
+	if err := d.vm.a.journal.Delete(recordKey(rec.VM, rec.Drive)); err != nil {
+		d.vm.a.log.Warn("the record of an ended machine can't be removed", "vm", rec.VM, "drive", rec.Drive, "error", err)
 	}
 }
 
-var errNotSettled = errors.New("the drive keeps changing")
+// machineEnded lets go of what the drive had, when its QEMU is no more.
+func (d *drive) machineEnded() { d.settleNow(d.vm.a.ctx, nil) }
+
+// settle observes, plans and carries out until nothing is left to do, or QEMU's time
+// is over. The caller has the turn. given is why a running operation gives up; nil
+// when none does, or when it succeeded.
+func (d *drive) settle(ctx context.Context, s *session, given *GivenUp) {
+	ctx, cancel := context.WithTimeout(ctx, d.vm.a.opts().Command+exitGrace)
+	defer cancel()
+	d.settled(d.trySettle(ctx, s, given))
+}
+
+// settlePatiently is settle for those who wait as long as QEMU takes.
+func (d *drive) settlePatiently(ctx context.Context, s *session) {
+	d.settled(d.trySettle(ctx, s, nil))
+}
+
+// settled notes what came of an attempt to settle the drive.
+func (d *drive) settled(err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	d.mu.Lock()
+	was := d.unsettled
+	d.unsettled = why
+	d.mu.Unlock()
+	if why != "" && why != was {
+		d.vm.a.log.Warn("the drive is not settled; trayd goes on trying", "vm", d.vm.name, "drive", d.name, "error", why)
+	}
+}
+
+var (
+	errNotSettled = errors.New("the drive keeps changing")
+	errSilent     = errors.New("QEMU doesn't answer: what is in the drive is not known")
+)
 
 func (d *drive) trySettle(ctx context.Context, s *session, given *GivenUp) error {
 	deep := given != nil || d.record().Change == nil || !d.inFlight()
@@ -256,7 +291,7 @@ func (d *drive) trySettle(ctx context.Context, s *session, given *GivenUp) error
 		}
 		steps := plan(rec, obs)
 		if obs.VM == Silent && !rec.empty() {
-			return fmt.Errorf("QEMU doesn't answer: what is in the drive is not known")
+			return errSilent
 		}
 		for _, st := range steps {
 			if err := d.carryOut(ctx, s, obs, st); err != nil {
@@ -313,15 +348,8 @@ func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation
 		if obs.Nodes, err = s.ownNodes(ctx, d); err != nil {
 			return Observation{VM: Silent}, nil
 		}
-		loans, err := blockdev.Lent(ctx, s.conn, d.vm.a.mark)
-		if err != nil {
+		if obs.Loans, err = s.unclaimedLoans(ctx, d); err != nil {
 			return Observation{VM: Silent}, nil
-		}
-		claimed := s.vm.nodesInUse(d)
-		for _, l := range loans {
-			if !claimed[l.Node] {
-				obs.Loans = append(obs.Loans, l)
-			}
 		}
 	}
 	if rec.Asked != nil {
@@ -362,6 +390,9 @@ func (d *drive) unobserved(ctx context.Context) Observation {
 	obs := Observation{VM: Silent, Now: time.Now().UTC(), Running: d.op != nil}
 	p := d.rec.Process
 	d.mu.Unlock()
+	if p.PID == 0 {
+		return obs // the kernel didn't say who listens: nobody knows whether it has ended
+	}
 	for end := time.Now().Add(exitGrace); ; {
 		if !p.alive(d.vm.a.boot) {
 			obs.VM = Gone

@@ -12,6 +12,8 @@ const (
 	EventVMEnded      = "vm-ended"    // the machine's process ended
 	EventStarted      = "started"     // an operation began
 	EventWaiting      = "waiting"     // it waits for the guest
+	EventFailed       = "failed"      // it was refused or failed; the drive is as it was, or the event before says how
+	EventUnchanged    = "unchanged"   // it is as was asked already: nothing was moved
 	EventLoaded       = "loaded"      // a disc of ours is in
 	EventEjected      = "ejected"     // a disc is out
 	EventRolledBack   = "rolled-back" // the drive is as it was before

@@ -104,7 +104,7 @@ func TestSilentMonitor(t *testing.T) {
 	})
 	srv.Handle("query-block", func(*qmptest.Request) {})
 	err := r.refused(Unreachable, Insert, "vm", r.disc("DISC_A"))
-	require.ErrorContains(t, err, "can't be looked at")
+	require.ErrorContains(t, err, "doesn't answer")
 	st, e := r.agent.VM(context.Background(), "vm")
 	require.NoError(t, e)
 	require.False(t, st.Answered)

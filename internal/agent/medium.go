@@ -98,7 +98,13 @@ func rootOf(path string, roots []string) (root, rel string, ok bool) {
 		if err == nil && filepath.IsLocal(rest) && rest != "." && len(r) > len(root) {
 			root, rel, ok = r, rest, true
 		}
-		// A root may itself be reached by a link, such as /srv -> /data/srv.
+	}
+	if ok {
+		return root, rel, ok
+	}
+	// A root may itself be reached by a link, such as /srv -> /data/srv. The others are
+	// not looked at unless they must be: one may be on a file system that doesn't answer.
+	for _, r := range roots {
 		if real, err := filepath.EvalSymlinks(r); err == nil && real != r {
 			rest, err := filepath.Rel(real, path)
 			if err == nil && filepath.IsLocal(rest) && rest != "." && len(real) > len(root) {

@@ -79,6 +79,8 @@ type Operation struct {
 func (a *Agent) Start(req Request) (*Operation, error) {
 	o, err := a.begin(req)
 	if err != nil {
+		a.log.Warn("refused", "audit", true, "by", req.By.Name, "verb", req.Verb, "vm", req.VM, "drive", req.Drive,
+			"medium", req.Medium, "code", CodeOf(err), "error", err)
 		return nil, err
 	}
 	a.start(o.run)
@@ -156,11 +158,18 @@ func (o *Operation) run() {
 	a, d := o.drive.vm.a, o.drive
 	ctx := a.ctx
 	a.publish(Event{Type: EventStarted, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: o.what()})
+	turn := time.NewTimer(2 * (o.opts.Command + exitGrace))
+	defer turn.Stop()
 	select {
 	case d.turn <- struct{}{}: // a settle at work ends soon
+	case <-turn.C:
+		o.leave()
+		o.answer(nil, o.error(DriveBusy, "trayd goes on asking QEMU; try again when `trayctl drives` shows it settled",
+			"drive %s/%s is being settled, and QEMU doesn't answer", o.VM, o.Drive))
+		return
 	case <-ctx.Done():
 		o.leave()
-		o.answer(nil, &Error{Code: Stopping, Detail: "trayd is stopping", Next: "try again when it runs"})
+		o.answer(nil, o.error(Stopping, "try again when it runs", "trayd is stopping"))
 		return
 	}
 	s, release, err := d.vm.acquire(ctx)
@@ -273,7 +282,7 @@ func (o *Operation) verdict(last *Outcome, attempt error) error {
 	if errors.As(attempt, &known) {
 		return known
 	}
-	return o.error(QEMURefused, "the old disc is still in; the cause is on the host: see QEMU's words above",
+	return o.error(QEMURefused, "the drive is as it was; QEMU's words say what it needs",
 		"%s of %s/%s failed: %w", o.Verb, o.VM, o.Drive, attempt)
 }
 
@@ -293,7 +302,7 @@ func (o *Operation) unknown(cause error) error {
 func (o *Operation) settleUnknown(ctx context.Context, s *session) {
 	d := o.drive
 	d.vm.a.publish(Event{Type: EventUnsettled, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: "QEMU doesn't answer: the outcome is not known yet"})
-	d.settle(ctx, s, nil)
+	d.settlePatiently(ctx, s)
 	if last := d.record().Last; last != nil && last.Operation == o.ID {
 		o.mu.Lock()
 		o.outcome, o.err = last, o.verdict(last, errors.New(last.Reason))
@@ -357,6 +366,12 @@ func (o *Operation) answer(outcome *Outcome, err error) {
 	}
 	o.outcome, o.err = outcome, err
 	close(o.done)
+	switch {
+	case err != nil && CodeOf(err) != Unknown:
+		o.drive.vm.a.publish(Event{Type: EventFailed, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: err.Error()})
+	case err == nil && outcome.Reason != "":
+		o.drive.vm.a.publish(Event{Type: EventUnchanged, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: outcome.Reason})
+	}
 	audit(o, outcome, err)
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/qmp"
 )
 
 // prepare does everything that can fail without touching anything: it looks at the
@@ -31,14 +33,27 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 		}()
 	}
 	st, err := o.look(ctx, s, d.id())
-	got := <-disc
-	t := &task{file: got.file, id: d.id(), before: st}
-	if err == nil {
-		err = got.err
-	} else {
-		err = o.error(Unreachable, "is QEMU stopped or stalled? nothing was touched", "drive %s/%s can't be looked at: %w", o.VM, o.Drive, err)
+	var got opened
+	slow := time.NewTimer(openLimit)
+	defer slow.Stop()
+	select {
+	case got = <-disc:
+	case <-slow.C:
+		got.err = newError(Unreadable, "is it on a network file system that doesn't answer? nothing was touched",
+			"medium %s could not be opened and read within %s", o.Medium, openLimit)
+		go func() { // the kernel can't be stopped waiting; what it opens late is closed
+			if late := <-disc; late.file != nil {
+				late.file.Close()
+			}
+		}()
 	}
-	if err == nil {
+	t := &task{file: got.file, id: d.id(), before: st}
+	switch {
+	case err != nil:
+		err = o.cannotLook(s, err)
+	case got.err != nil:
+		err = o.about(got.err)
+	default:
 		err = o.check(ctx, s, t, got.medium)
 	}
 	if err != nil {
@@ -48,6 +63,36 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// openLimit is how long opening and inspecting a disc may take. A local disk needs
+// microseconds; a network file system that has lost its server never ends.
+const openLimit = 20 * time.Second
+
+// about names the operation in the error of one of its parts.
+func (o *Operation) about(err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	named := *e
+	named.VM, named.Drive, named.Operation = o.VM, o.Drive, o.ID
+	named.Detail = fmt.Sprintf("%s of %s/%s: %s", o.Verb, o.VM, o.Drive, e.Detail)
+	return &named
+}
+
+// cannotLook is the error of a drive that QEMU says nothing about, before anything
+// was touched.
+func (o *Operation) cannotLook(s *session, err error) error {
+	if s.process.stopped() {
+		return o.error(Unreachable, fmt.Sprintf("kill -CONT %d", s.process.PID),
+			"%s of %s/%s: QEMU (pid %d) is stopped by a signal and doesn't answer; nothing was touched", o.Verb, o.VM, o.Drive, s.process.PID)
+	}
+	if errors.Is(err, qmp.ErrUnanswered) {
+		return o.error(Unreachable, fmt.Sprintf("is its storage stalled? `ps -o stat,wchan %d` shows what it waits for", s.process.PID),
+			"%s of %s/%s: QEMU (pid %d) doesn't answer; nothing was touched", o.Verb, o.VM, o.Drive, s.process.PID)
+	}
+	return o.error(Unreachable, "see `trayctl drives "+o.VM+"`", "%s of %s/%s: the drive can't be looked at: %w; nothing was touched", o.Verb, o.VM, o.Drive, err)
 }
 
 // check decides whether the request makes sense for what is in the drive, and fills
@@ -68,6 +113,11 @@ func (o *Operation) check(ctx context.Context, s *session, t *task, medium *Medi
 		if rec = d.record(); rec.Change != nil {
 			return o.error(DriveBusy, "trayd goes on asking QEMU; try again when `trayctl drives` shows it settled",
 				"drive %s/%s is not settled: what became of operation %s is not known yet", o.VM, o.Drive, rec.Change.ID)
+		}
+		// What was in the drive before may not be in it after.
+		var err error
+		if t.before, err = o.look(ctx, s, t.id); err != nil {
+			return o.cannotLook(s, err)
 		}
 	}
 	before := t.before

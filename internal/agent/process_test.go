@@ -192,7 +192,7 @@ func TestFrozenMachineIsToldOf(t *testing.T) {
 	r.start()
 	r.done(Insert, "vm", a)
 	m.Freeze(t)
-	require.ErrorContains(t, r.refused(Unreachable, Eject, "vm", ""), "can't be looked at")
+	require.ErrorContains(t, r.refused(Unreachable, Eject, "vm", ""), "doesn't answer")
 	all := r.agent.VMs(context.Background())
 	require.Len(t, all, 2)
 	require.True(t, all[0].Answered)

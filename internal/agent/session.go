@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 
@@ -61,7 +62,9 @@ func (s *session) observeAll(ctx context.Context) (map[*drive]blockdev.State, er
 		return nil, err
 	}
 	found := make(map[*drive]blockdev.State, len(states))
+	shown := make(map[string]bool, len(states))
 	for _, st := range states {
+		shown[st.ID] = true
 		d, err := s.identify(ctx, st)
 		if err != nil {
 			return nil, err
@@ -71,11 +74,9 @@ func (s *session) observeAll(ctx context.Context) (map[*drive]blockdev.State, er
 		}
 	}
 	s.mu.Lock()
-	for id, d := range s.ids { // a drive that was unplugged may come back as another
-		if d != nil {
-			if _, ok := found[d]; !ok {
-				delete(s.ids, id)
-			}
+	for id, d := range s.ids { // what was unplugged may come back as something else
+		if _, ok := found[d]; !ok && (d != nil || !shown[id]) {
+			delete(s.ids, id)
 		}
 	}
 	s.mu.Unlock()
@@ -148,13 +149,16 @@ func (s *session) settleAll(ctx context.Context) {
 		}
 		d.settleNow(ctx, s)
 	}
-	s.vm.a.start(func() {
-		select {
-		case <-s.vm.a.begun:
-			s.sweep(s.vm.a.ctx)
-		case <-s.vm.a.ctx.Done():
-		}
-	})
+	if _, release := s.vm.current(); release != nil {
+		s.vm.a.start(func() {
+			defer release()
+			select {
+			case <-s.vm.a.begun:
+				s.sweep(s.vm.a.ctx)
+			case <-s.vm.a.ctx.Done():
+			}
+		})
+	}
 }
 
 // sweep removes what carries our mark and no record speaks of, in the background
@@ -197,16 +201,23 @@ func (s *session) look(ctx context.Context, begun func()) {
 func (s *session) takeBackLoans(ctx context.Context) {
 	ctx, cancel := s.command(ctx)
 	defer cancel()
-	loans, err := blockdev.Lent(ctx, s.conn, s.vm.a.mark)
+	loans, err := s.unclaimedLoans(ctx, nil)
 	if err != nil {
 		return
 	}
-	inUse := s.vm.nodesInUse(nil)
 	for _, l := range loans {
-		if !inUse[l.Node] {
-			_ = blockdev.TakeBack(ctx, s.conn, l.FDSet) // it is asked for again at the next chance
-		}
+		_ = blockdev.TakeBack(ctx, s.conn, l.FDSet) // it is asked for again at the next chance
 	}
+}
+
+// unclaimedLoans lists our loans that no drive but one has a claim to. A claim counts
+// that stood before QEMU was asked or stands after it: fdset numbers are used again, so
+// a loan that is about to end must not be taken for one that may be ended.
+func (s *session) unclaimedLoans(ctx context.Context, but *drive) ([]blockdev.Loan, error) {
+	before := s.vm.nodesInUse(but)
+	loans, err := blockdev.Lent(ctx, s.conn, s.vm.a.mark)
+	after := s.vm.nodesInUse(but)
+	return slices.DeleteFunc(loans, func(l blockdev.Loan) bool { return before[l.Node] || after[l.Node] }), err
 }
 
 // follow acts on QEMU's events until the connection ends.
@@ -220,7 +231,13 @@ func (s *session) follow() {
 			// A paused QEMU up to 8.2 kept descriptors that were taken back.
 			s.vm.a.start(func() { s.takeBackLoans(s.vm.a.ctx) })
 			s.vm.lookSoon()
-		case "RESET", "DEVICE_DELETED":
+		case "DEVICE_DELETED":
+			// Its id may be another device's by the time that anybody looks.
+			s.mu.Lock()
+			clear(s.ids)
+			s.mu.Unlock()
+			s.vm.lookSoon()
+		case "RESET":
 			// A reset closes an open tray without DEVICE_TRAY_MOVED.
 			s.vm.lookSoon()
 		}

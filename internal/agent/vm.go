@@ -33,6 +33,8 @@ type vm struct {
 	mu       sync.Mutex // guards below
 	path     string
 	launched bool     // the supervisor runs
+	unwanted bool     // its socket matches no glob of the configuration any more
+	gone     bool     // forgotten by the agent; another vm may bear the name
 	session  *session // nil: not connected
 	process  Process  // the QEMU last seen, or that the records speak of
 	ended    bool     // that process has ended and nobody listens
@@ -95,6 +97,11 @@ func (v *vm) allDrives() []*drive {
 func (v *vm) launch(path string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.gone {
+		v.a.scanSoon() // it was forgotten as the socket came
+		return false
+	}
+	v.unwanted = false
 	if v.path != path {
 		v.path = path
 		v.kickNow()
@@ -107,9 +114,11 @@ func (v *vm) launch(path string) bool {
 	return true
 }
 
-// withoutSocket is told of a machine that no socket belongs to (any more).
-func (v *vm) withoutSocket() {
+// withoutSocket is told of a machine that no socket belongs to (any more); matches says
+// whether one would, if it were there.
+func (v *vm) withoutSocket(matches bool) {
 	v.mu.Lock()
+	v.unwanted = v.path != "" && !matches
 	launched := v.launched
 	v.mu.Unlock()
 	if launched {
@@ -119,6 +128,21 @@ func (v *vm) withoutSocket() {
 	if err := v.letGoIfEnded(); err != nil {
 		v.fail(err)
 	}
+	v.a.forget(v)
+}
+
+// dismissed ends the supervisor of a machine that the configuration no longer names.
+// What trayd has in it stays in, and in the records.
+func (v *vm) dismissed() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.unwanted {
+		return false
+	}
+	v.launched, v.path = false, ""
+	v.why = &Error{Code: Unreachable, VM: v.name, Detail: "VM " + v.name + ": its socket matches none of monitors any more",
+		Next: "add it to monitors in trayd.toml, so that its disc is looked after"}
+	return true
 }
 
 func (v *vm) kickNow() {
@@ -133,7 +157,8 @@ func (v *vm) kickNow() {
 func (v *vm) supervise(ctx context.Context) {
 	defer v.once.Do(func() { close(v.tried) })
 	backoff := minBackoff
-	for ctx.Err() == nil {
+	defer func() { v.a.forget(v) }()
+	for ctx.Err() == nil && !v.dismissed() {
 		s, release, err := v.connect(ctx)
 		if err == nil {
 			v.once.Do(func() { close(v.tried) })
@@ -146,7 +171,11 @@ func (v *vm) supervise(ctx context.Context) {
 		if ended && !v.hasSocket() {
 			return
 		}
-		if !v.sleep(ctx, backoff) {
+		pause := backoff
+		if o := v.a.opts(); o.Attach == OnDemand && errors.Is(err, qmp.ErrHeld) {
+			pause = o.Look // somebody else is at the monitor, as is meant
+		}
+		if !v.sleep(ctx, pause) {
 			return
 		}
 		backoff = min(2*backoff, maxBackoff)
@@ -166,6 +195,13 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 			release()
 			return
 		case <-v.kick:
+			v.mu.Lock()
+			unwanted := v.unwanted
+			v.mu.Unlock()
+			if unwanted {
+				release()
+				return
+			}
 		}
 	}
 	release()
@@ -312,6 +348,9 @@ func (v *vm) fail(err error) {
 		e.Detail = fmt.Sprintf("VM %s: the monitor can't be used: %v", v.name, err)
 		e.Next = "see the journal of trayd; it goes on trying"
 	}
+	if v.why == nil || v.why.Detail != e.Detail {
+		v.a.log.Warn("a monitor can't be had; trayd goes on trying", "vm", v.name, "error", e.Detail, "next", e.Next)
+	}
 	v.why = e
 }
 
@@ -357,6 +396,7 @@ func (v *vm) letGoIfEnded() error {
 	}
 	for _, d := range v.allDrives() {
 		d.machineEnded()
+		d.dropRecord()
 	}
 	v.a.publish(Event{Type: EventVMEnded, VM: v.name, Detail: "the machine's process ended"})
 	return nil

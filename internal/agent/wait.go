@@ -24,7 +24,7 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 	force := o.req.Force
 	if holdsDoor(t.before) && !force && !o.asks(t.before) {
 		if !o.req.ThenForce {
-			return o.locked("and --wait is 0")
+			return o.locked("and nobody waits for it (wait is 0s)")
 		}
 		force = true
 	}
@@ -35,17 +35,20 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		if !errors.Is(err, blockdev.ErrLocked) {
 			return err
 		}
+		if force {
+			return o.locked("and the tray doesn't stay open")
+		}
 		if err := o.asked(); err != nil {
 			return err
 		}
 		err = o.waitForGuest(ctx, s, t, deadline)
+		o.setPhase(Changing)
 		if err == nil {
 			continue
 		}
 		if CodeOf(err) != DriveLocked || !o.req.ThenForce {
 			return err
 		}
-		o.setPhase(Changing)
 		force = true
 	}
 }
@@ -133,7 +136,7 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		case <-over.C:
 			return o.locked("and did not let go in time")
 		case <-o.cancel:
-			return o.error(CancelledCode, "", "%s of %s/%s was cancelled: %s; the drive is as it was", o.Verb, o.VM, o.Drive, o.stopReason())
+			return o.error(CancelledCode, "nothing is left to do", "%s of %s/%s was cancelled: %s; the drive is as it was", o.Verb, o.VM, o.Drive, o.stopReason())
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.conn.Done():

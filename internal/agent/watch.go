@@ -119,9 +119,19 @@ func (w *watcher) scan() (started []*vm) {
 	}
 	w.a.mu.Unlock()
 	for _, v := range orphans {
-		v.withoutSocket()
+		v.withoutSocket(w.matches(v.socket()))
 	}
 	return started
+}
+
+// matches reports whether a socket of that path would be a machine's.
+func (w *watcher) matches(path string) bool {
+	for _, glob := range w.a.opts().Monitors {
+		if ok, err := filepath.Match(glob, path); err == nil && ok {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *watcher) kick(path string) {
