@@ -1,0 +1,178 @@
+package api_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/api"
+	"github.com/trayd/trayd/internal/qemutest"
+	"github.com/trayd/trayd/state"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// host is an agent with its API on a unix socket, and one real machine.
+type host struct {
+	t      *testing.T
+	dir    string
+	client *http.Client
+}
+
+func newHost(t *testing.T) *host {
+	dir, err := os.MkdirTemp("", "api-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	h := &host{t: t, dir: dir}
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "run"), 0o755))
+	qemutest.Start(t, filepath.Join(dir, "run"), "vm1", qemutest.SATA.With("")...)
+
+	log := slog.New(slog.DiscardHandler)
+	j, err := state.Open(filepath.Join(dir, "state.journal"), nil)
+	require.NoError(t, err)
+	a, err := agent.New(j, agent.Options{
+		Monitors: []string{filepath.Join(dir, "run/*.qmp")}, MediaRoots: []string{dir}, Attach: agent.Persistent,
+		Look: time.Minute, Command: 5 * time.Second, Wait: 10 * time.Second, GuestEject: agent.GuestEjectRelease, Log: log,
+	})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- a.Run(ctx, func() { close(ready) }) }()
+	l, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
+	require.NoError(t, err)
+	srv := api.NewServer(ctx, a, "test", log)
+	served := make(chan struct{})
+	go func() { defer close(served); _ = srv.Serve(l) }() // ends with Shutdown
+	h.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, "api.sock"))
+	}}}
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, srv.Shutdown(context.Background()))
+		<-served
+		require.NoError(t, <-ended)
+		require.NoError(t, j.Close())
+		h.client.CloseIdleConnections()
+	})
+	<-ready
+	return h
+}
+
+// do sends a request and decodes its answer into out.
+func (h *host) do(method, path, body string, status int, out any) *http.Response {
+	h.t.Helper()
+	req, err := http.NewRequestWithContext(h.t.Context(), method, "http://trayd"+path, strings.NewReader(body))
+	require.NoError(h.t, err)
+	resp, err := h.client.Do(req)
+	require.NoError(h.t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(h.t, err)
+	require.Equal(h.t, status, resp.StatusCode, "%s", b)
+	require.NoError(h.t, json.Unmarshal(b, out), "%s", b)
+	return resp
+}
+
+func TestChangeAndLook(t *testing.T) {
+	h := newHost(t)
+	disc := qemutest.Disc(t, h.dir, "DISC_A")
+	var op agent.OperationStatus
+	h.do("POST", "/v1/vms/vm1/drives/-/insert", `{"medium":"`+disc+`","wait":"1s"}`, http.StatusOK, &op)
+	require.Equal(t, agent.Done, op.Result)
+	require.Contains(t, op.By, "pid", "who asked, by the kernel's word")
+	var d agent.DriveStatus
+	h.do("GET", "/v1/vms/vm1/drives/cd0", "", http.StatusOK, &d)
+	require.Equal(t, "DISC_A", d.Medium.VolumeID)
+	var vms []agent.VMStatus
+	h.do("GET", "/v1/vms", "", http.StatusOK, &vms)
+	require.Len(t, vms, 1)
+	require.True(t, vms[0].Answered)
+
+	resp := h.do("POST", "/v1/vms/vm1/drives/cd0/eject?async=true", "", http.StatusAccepted, &op)
+	require.Equal(t, "/v1/operations/"+op.ID, resp.Header.Get("Location"))
+	require.Eventually(t, func() bool {
+		h.do("GET", "/v1/operations/"+op.ID, "", http.StatusOK, &op)
+		return op.Result == agent.Done
+	}, 5*time.Second, 10*time.Millisecond)
+
+	var records []agent.Record
+	h.do("GET", "/v1/state", "", http.StatusOK, &records)
+	require.Len(t, records, 1)
+	var findings []agent.Finding
+	h.do("GET", "/v1/state/check", "", http.StatusOK, &findings)
+	require.Empty(t, findings)
+	var v api.Version
+	h.do("GET", "/v1/version", "", http.StatusOK, &v)
+	require.Equal(t, os.Getpid(), v.PID)
+}
+
+// TestProblems: every refusal is a problem with a stable type and what to do next.
+func TestProblems(t *testing.T) {
+	h := newHost(t)
+	for _, row := range []struct {
+		method, path, body string
+		status             int
+		code               string
+	}{
+		{"GET", "/v1/vms/nope", "", 404, "no-such-vm"},
+		{"GET", "/v1/vms/vm1/drives/nope", "", 404, "no-such-drive"},
+		{"GET", "/v1/operations/nope", "", 404, "no-such-operation"},
+		{"GET", "/v2", "", 404, "no-such-page"},
+		{"PUT", "/v1/vms", "", 404, "no-such-page"},
+		{"GET", "/v1/events?after=x", "", 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medum":"x"}`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{} {}`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"x","wait":"soon"}`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + strings.Repeat("x", 70<<10) + `"}`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{}`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"/etc/passwd"}`, 403, "medium-outside-roots"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + h.dir + `/nope.iso"}`, 404, "no-such-medium"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + h.dir + `/state.journal"}`, 422, "not-a-disc"},
+		{"POST", "/v1/vms/vm1/drives/cd0/cancel", "", 409, "nothing-to-cancel"},
+	} {
+		var p api.Problem
+		resp := h.do(row.method, row.path, row.body, row.status, &p)
+		require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
+		require.Equal(t, api.ProblemPrefix+row.code, p.Type, "%s %s", row.method, row.path)
+		require.NotEmpty(t, p.Detail)
+		require.NotEmpty(t, p.Next, "%s: what to do next", row.code)
+	}
+}
+
+// TestEvents: a client that comes back gets what it missed.
+func TestEvents(t *testing.T) {
+	h := newHost(t)
+	disc := qemutest.Disc(t, h.dir, "DISC_A")
+	var op agent.OperationStatus
+	h.do("POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"`+disc+`"}`, http.StatusOK, &op)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://trayd/v1/events", nil)
+	require.NoError(t, err)
+	req.Header.Set("Last-Event-ID", "1") // of the machine that was attached to
+	resp, err := h.client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+	var types []string
+	for lines := bufio.NewScanner(resp.Body); len(types) < 2 && lines.Scan(); {
+		if kind, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+			types = append(types, kind)
+		}
+	}
+	require.Equal(t, []string{agent.EventStarted, agent.EventLoaded}, types)
+}
