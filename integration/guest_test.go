@@ -30,7 +30,7 @@ func newGuestRig(t *testing.T, drive ...string) *guestRig {
 	if cache == "" {
 		cache = "../.cache"
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute) // over a slow line
 	defer cancel()
 	kit, err := guest.Prepare(ctx, cache, os.Stderr)
 	require.NoError(t, err)

@@ -22,6 +22,7 @@ import (
 	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/qemutest"
+	"github.com/trayd/trayd/qmp"
 	"github.com/trayd/trayd/state"
 )
 
@@ -91,6 +92,19 @@ func (r *rig) stateFile() string       { return filepath.Join(r.dir, "state", "s
 // vm starts a machine that trayd will find.
 func (r *rig) vm(name string, args ...string) *qemutest.VM {
 	return qemutest.Start(r.t, filepath.Join(r.dir, "run"), name, args...)
+}
+
+// running starts a machine that isn't paused, but whose processor does nothing. It has
+// a second monitor, for what another client does.
+func (r *rig) running(name string, args ...string) (*qemutest.VM, *qmp.Conn) {
+	side := filepath.Join(r.dir, name+".side")
+	args = append(args, qemutest.Idle(r.t, r.dir)...)
+	vm := r.vm(name, append(args, "-qmp", "unix:"+side+",server=on,wait=off")...)
+	conn, err := qmp.Dial(r.t.Context(), side, nil)
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { conn.Close() })
+	qemutest.Run(r.t, conn)
+	return vm, conn
 }
 
 // start starts trayd, with a fail point if one is named, and waits for its API.
@@ -169,10 +183,20 @@ type result struct {
 	stdout, stderr string
 }
 
-func (r *rig) trayctl(args ...string) result {
-	r.t.Helper()
+func (r *rig) trayctl(args ...string) result { return r.trayctlIn("", args...) }
+
+// command is a trayctl that asks this host's trayd.
+func (r *rig) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(bin, "trayctl"), args...)
 	cmd.Env = append(os.Environ(), "TRAYD_SOCKET="+r.socket())
+	return cmd
+}
+
+// trayctlIn runs trayctl in a directory.
+func (r *rig) trayctlIn(dir string, args ...string) result {
+	r.t.Helper()
+	cmd := r.command(args...)
+	cmd.Dir = dir
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

@@ -3,11 +3,14 @@
 package integration_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,13 +23,17 @@ import (
 // TestScripts runs the sessions in testdata: what an operator types and sees. Beside
 // testscript's own commands they know
 //
-//	vm NAME KIND [DISC]     start a machine with a drive of that kind
+//	vm NAME KIND [DISC]     start a machine with a drive of that kind; "running" is an
+//	                        IDE drive in a machine that isn't paused
 //	disc NAME               make discs/NAME.iso
 //	trayd start|stop|kill   the agent
 //	trayctl CODE ARGS...    run trayctl; it must exit with CODE
 //	guest NAME WORD...      play the guest: lock, unlock, eject, load, reads VOLUME
 //	qemu NAME freeze|thaw|kill
-//	soon CODE ARGS...       trayctl until it exits with CODE, for at most 10 s
+//	soon CODE TEXT ARGS...  trayctl until it exits with CODE and says TEXT, for at most 10 s
+//	begin ARGS...           start trayctl, and don't wait for it
+//	signal INT|TERM         send a signal to what begin started
+//	ended CODE              wait for what begin started; it must exit with CODE
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -38,7 +45,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"vm": cmdVM, "disc": cmdDisc, "trayd": cmdTrayd, "trayctl": cmdTrayctl, "soon": cmdSoon,
-			"guest": cmdGuest, "qemu": cmdQEMU,
+			"guest": cmdGuest, "qemu": cmdQEMU, "begin": cmdBegin, "signal": cmdSignal, "ended": cmdEnded,
 		},
 		RequireExplicitExec: true,
 	})
@@ -52,6 +59,14 @@ type session struct {
 	r      *rig
 	vms    map[string]*qemutest.VM
 	guests map[string]*qemutest.Guest
+	begun  *background // nil when nothing was begun
+}
+
+// background is a trayctl that nobody waits for yet.
+type background struct {
+	cmd            *exec.Cmd
+	stdout, stderr bytes.Buffer
+	done           chan struct{} // closed when it has ended
 }
 
 // open makes the script's host, and a name of constant length for it in the output.
@@ -68,6 +83,10 @@ func (s *session) open(env *testscript.Env) {
 	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	env.Setenv("TRAYD_SOCKET", s.r.socket())
 	env.Defer(func() {
+		if s.begun != nil {
+			_ = s.begun.cmd.Process.Kill() // it may have ended
+			<-s.begun.done
+		}
 		s.r.kill()
 		for _, vm := range s.vms {
 			vm.Kill()
@@ -93,6 +112,10 @@ func cmdVM(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if args[1] == "two-drives" {
 		s.vms[args[0]] = s.r.vm(args[0], "-M", "q35", "-device", "ide-cd,id=cd0,bus=ide.0", "-device", "ide-cd,id=cd1,bus=ide.1")
+		return
+	}
+	if args[1] == "running" {
+		s.vms[args[0]], _ = s.r.running(args[0], qemutest.IDE.With("")...)
 		return
 	}
 	if args[1] == "virtio" {
@@ -134,7 +157,7 @@ func cmdTrayd(ts *testscript.TestScript, _ bool, args []string) {
 func cmdTrayctl(ts *testscript.TestScript, _ bool, args []string) {
 	code, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	got := of(ts).r.trayctl(args[1:]...)
+	got := of(ts).r.trayctlIn(ts.MkAbs("."), args[1:]...)
 	fmt.Fprint(ts.Stdout(), got.stdout)
 	fmt.Fprint(ts.Stderr(), got.stderr)
 	check(ts, got.code == code, "exit code %d, not %d", got.code, code)
@@ -153,6 +176,40 @@ func cmdSoon(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		check(ts, time.Now().Before(end), "exit code %d, not %d with %q: %s%s", got.code, code, want, got.stdout, got.stderr)
 	}
+}
+
+func cmdBegin(ts *testscript.TestScript, _ bool, args []string) {
+	s := of(ts)
+	b := &background{cmd: s.r.command(args...), done: make(chan struct{})}
+	b.cmd.Dir = ts.MkAbs(".")
+	b.cmd.Stdout, b.cmd.Stderr = &b.stdout, &b.stderr
+	ts.Check(b.cmd.Start())
+	go func() {
+		defer close(b.done)
+		_ = b.cmd.Wait() // cmdEnded looks at its exit code
+	}()
+	s.begun = b
+}
+
+func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
+	signals := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM}
+	ts.Check(of(ts).begun.cmd.Process.Signal(signals[args[0]]))
+	time.Sleep(200 * time.Millisecond) // a second one, sent at once, would be the same to the kernel
+}
+
+func cmdEnded(ts *testscript.TestScript, _ bool, args []string) {
+	code, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	b := of(ts).begun
+	select {
+	case <-b.done:
+	case <-time.After(15 * time.Second):
+		ts.Fatalf("trayctl does not end")
+	}
+	fmt.Fprint(ts.Stdout(), b.stdout.String())
+	fmt.Fprint(ts.Stderr(), b.stderr.String())
+	got := b.cmd.ProcessState.ExitCode()
+	check(ts, got == code, "exit code %d, not %d: %s", got, code, b.stderr.String())
 }
 
 func cmdGuest(ts *testscript.TestScript, _ bool, args []string) {
