@@ -20,6 +20,9 @@ const (
 	none  = ""
 )
 
+// guestEjects is the verb of the guest, which ejects by itself.
+const guestEjects = "guest-eject"
+
 // crash is one row of the design's crash table.
 type crash struct {
 	point    string // the fail point; trayd dies there
@@ -28,45 +31,109 @@ type crash struct {
 	empty    bool // begin with an empty drive
 	locked   bool // the guest holds the door
 	force    bool
+	loads    bool // the guest closes the tray while trayd is dead
 	end      string
+	// recovery are the fail points that the recovery comes by, in their order, when
+	// it is killed at each of them: what it does, and nothing twice.
+	recovery []string
 }
 
+// The fail points of a recovery.
+const (
+	takeBack   = "settle-take-back"
+	openTray   = "settle-open-tray"
+	insertNode = "settle-insert-node"
+	remove     = "settle-remove-medium"
+	closeTray  = "settle-close-tray"
+	deleteNode = "settle-delete-node"
+	written    = "outcome-written"
+)
+
 var crashes = []crash{
-	{point: "intent-written", strategy: "atomic", verb: agent.Replace, end: old},
-	{point: "descriptor-passed", strategy: "atomic", verb: agent.Replace, end: old},
-	{point: "eject-asked", strategy: "atomic", verb: agent.Replace, locked: true, end: old},
-	{point: "swapped", strategy: "atomic", verb: agent.Replace, end: fresh},
-	{point: "swapped", strategy: "atomic", verb: agent.Replace, locked: true, force: true, end: fresh},
-	{point: "taken-back", strategy: "atomic", verb: agent.Replace, end: fresh},
+	{point: "intent-written", strategy: "atomic", verb: agent.Replace, end: old,
+		recovery: []string{written}},
+	{point: "descriptor-passed", strategy: "atomic", verb: agent.Replace, end: old,
+		recovery: []string{takeBack, written}},
+	{point: "eject-asked", strategy: "atomic", verb: agent.Replace, locked: true, end: old,
+		recovery: []string{takeBack, written}},
+	{point: "swapped", strategy: "atomic", verb: agent.Replace, end: fresh,
+		recovery: []string{takeBack, written}},
+	{point: "swapped", strategy: "atomic", verb: agent.Replace, locked: true, force: true, end: fresh,
+		recovery: []string{takeBack, written}},
+	{point: "taken-back", strategy: "atomic", verb: agent.Replace, end: fresh,
+		recovery: []string{written}},
 	{point: "outcome-written", strategy: "atomic", verb: agent.Replace, end: fresh},
 
-	{point: "intent-written", strategy: "stepwise", verb: agent.Replace, end: old},
-	{point: "descriptor-passed", strategy: "stepwise", verb: agent.Replace, end: old},
-	{point: "node-added", strategy: "stepwise", verb: agent.Replace, end: old},
-	{point: "eject-asked", strategy: "stepwise", verb: agent.Replace, locked: true, end: old},
-	{point: "tray-open", strategy: "stepwise", verb: agent.Replace, end: old},
-	{point: "tray-open", strategy: "stepwise", verb: agent.Replace, locked: true, force: true, end: old},
-	{point: "medium-removed", strategy: "stepwise", verb: agent.Replace, end: fresh},
-	{point: "medium-inserted", strategy: "stepwise", verb: agent.Replace, end: fresh},
-	{point: "tray-closed", strategy: "stepwise", verb: agent.Replace, end: fresh},
-	{point: "taken-back", strategy: "stepwise", verb: agent.Replace, end: fresh},
+	{point: "intent-written", strategy: "stepwise", verb: agent.Replace, end: old,
+		recovery: []string{written}},
+	{point: "descriptor-passed", strategy: "stepwise", verb: agent.Replace, end: old,
+		recovery: []string{takeBack, written}},
+	{point: "node-added", strategy: "stepwise", verb: agent.Replace, end: old,
+		recovery: []string{takeBack, deleteNode, written}},
+	{point: "eject-asked", strategy: "stepwise", verb: agent.Replace, locked: true, end: old,
+		recovery: []string{takeBack, deleteNode, written}},
+	{point: "tray-open", strategy: "stepwise", verb: agent.Replace, end: old,
+		recovery: []string{takeBack, closeTray, deleteNode, written}},
+	{point: "tray-open", strategy: "stepwise", verb: agent.Replace, locked: true, force: true, end: old,
+		recovery: []string{takeBack, closeTray, deleteNode, written}},
+	{point: "medium-removed", strategy: "stepwise", verb: agent.Replace, end: fresh,
+		recovery: []string{takeBack, insertNode, closeTray, deleteNode, written}},
+	{point: "medium-removed", strategy: "stepwise", verb: agent.Replace, loads: true, end: fresh,
+		recovery: []string{takeBack, openTray, insertNode, closeTray, deleteNode, written}},
+	{point: "medium-inserted", strategy: "stepwise", verb: agent.Replace, end: fresh,
+		recovery: []string{takeBack, closeTray, deleteNode, written}},
+	{point: "tray-closed", strategy: "stepwise", verb: agent.Replace, end: fresh,
+		recovery: []string{takeBack, deleteNode, written}},
+	{point: "taken-back", strategy: "stepwise", verb: agent.Replace, end: fresh,
+		recovery: []string{written}},
 	{point: "outcome-written", strategy: "stepwise", verb: agent.Replace, end: fresh},
 
-	{point: "intent-written", strategy: "atomic", verb: agent.Insert, empty: true, end: none},
-	{point: "descriptor-passed", strategy: "atomic", verb: agent.Insert, empty: true, end: none},
-	{point: "swapped", strategy: "atomic", verb: agent.Insert, empty: true, end: fresh},
-	{point: "taken-back", strategy: "atomic", verb: agent.Insert, empty: true, end: fresh},
-	{point: "node-added", strategy: "stepwise", verb: agent.Insert, empty: true, end: none},
-	{point: "tray-open", strategy: "stepwise", verb: agent.Insert, empty: true, end: none},
-	{point: "medium-inserted", strategy: "stepwise", verb: agent.Insert, empty: true, end: fresh},
+	{point: "intent-written", strategy: "atomic", verb: agent.Insert, empty: true, end: none,
+		recovery: []string{written}},
+	{point: "descriptor-passed", strategy: "atomic", verb: agent.Insert, empty: true, end: none,
+		recovery: []string{takeBack, written}},
+	{point: "swapped", strategy: "atomic", verb: agent.Insert, empty: true, end: fresh,
+		recovery: []string{takeBack, written}},
+	{point: "taken-back", strategy: "atomic", verb: agent.Insert, empty: true, end: fresh,
+		recovery: []string{written}},
+	{point: "node-added", strategy: "stepwise", verb: agent.Insert, empty: true, end: none,
+		recovery: []string{takeBack, deleteNode, written}},
+	{point: "tray-open", strategy: "stepwise", verb: agent.Insert, empty: true, end: none,
+		recovery: []string{takeBack, closeTray, deleteNode, written}},
+	{point: "medium-inserted", strategy: "stepwise", verb: agent.Insert, empty: true, end: fresh,
+		recovery: []string{takeBack, closeTray, written}},
 
-	{point: "intent-written", strategy: "atomic", verb: agent.Eject, end: old},
-	{point: "eject-asked", strategy: "atomic", verb: agent.Eject, locked: true, end: old},
-	{point: "tray-open", strategy: "atomic", verb: agent.Eject, end: old},
-	{point: "tray-open", strategy: "atomic", verb: agent.Eject, locked: true, force: true, end: old},
-	{point: "medium-removed", strategy: "atomic", verb: agent.Eject, end: none},
-	{point: "tray-closed", strategy: "atomic", verb: agent.Eject, end: none},
+	{point: "intent-written", strategy: "atomic", verb: agent.Eject, end: old,
+		recovery: []string{written}},
+	{point: "eject-asked", strategy: "atomic", verb: agent.Eject, locked: true, end: old,
+		recovery: []string{written}},
+	{point: "tray-open", strategy: "atomic", verb: agent.Eject, end: old,
+		recovery: []string{closeTray, written}},
+	{point: "tray-open", strategy: "atomic", verb: agent.Eject, locked: true, force: true, end: old,
+		recovery: []string{closeTray, written}},
+	{point: "medium-removed", strategy: "atomic", verb: agent.Eject, end: none,
+		recovery: []string{closeTray, written}},
+	{point: "tray-closed", strategy: "atomic", verb: agent.Eject, end: none,
+		recovery: []string{written}},
 	{point: "outcome-written", strategy: "atomic", verb: agent.Eject, end: none},
+
+	// The guest's own eject is settled as a recovery is: its intent is the first write.
+	{point: "outcome-written", strategy: "atomic", verb: guestEjects, end: none,
+		recovery: []string{remove, closeTray, written}},
+	{point: "settle-remove-medium", strategy: "atomic", verb: guestEjects, end: none,
+		recovery: []string{closeTray, written}},
+	{point: "settle-close-tray", strategy: "atomic", verb: guestEjects, end: none,
+		recovery: []string{written}},
+	{point: "outcome-written#2", strategy: "atomic", verb: guestEjects, end: none},
+	{point: "outcome-written", strategy: "stepwise", verb: guestEjects, end: none,
+		recovery: []string{remove, closeTray, deleteNode, written}},
+	{point: "settle-remove-medium", strategy: "stepwise", verb: guestEjects, end: none,
+		recovery: []string{closeTray, deleteNode, written}},
+	{point: "settle-close-tray", strategy: "stepwise", verb: guestEjects, end: none,
+		recovery: []string{deleteNode, written}},
+	{point: "settle-delete-node", strategy: "stepwise", verb: guestEjects, end: none,
+		recovery: []string{written}},
+	{point: "outcome-written#2", strategy: "stepwise", verb: guestEjects, end: none},
 }
 
 func (c crash) name() string {
@@ -76,6 +143,9 @@ func (c crash) name() string {
 	}
 	if c.force {
 		name += "-forced"
+	}
+	if c.loads {
+		name += "-loaded"
 	}
 	return name
 }
@@ -93,33 +163,16 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 }
 
-// settleSteps are the points at which recovery itself is killed, once it has begun.
-// Not every recovery comes by every one; outcome-written ends them all.
-var settleSteps = []string{
-	"settle-take-back", "settle-delete-node", "settle-close-tray", "settle-insert-node", "outcome-written",
-}
-
 // TestRecoveryKilledAtEveryStep kills trayd in a change, kills the recovery as well at
-// each of its steps, and starts it a third time.
+// each of its steps, and starts it once more.
 func TestRecoveryKilledAtEveryStep(t *testing.T) {
 	for _, c := range crashes {
-		if c.point == "outcome-written" {
-			continue // nothing is left to recover
-		}
 		t.Run(c.name(), func(t *testing.T) {
 			r, vm, guest := c.crash(t)
-			for _, step := range settleSteps {
-				r.start(step) // dies at the step, or finishes if it doesn't come by
-				done := make(chan error, 1)
-				daemon := r.daemon
-				go func() { done <- daemon.Wait() }()
-				select {
-				case <-done:
-				case <-time.After(400 * time.Millisecond):
-					require.NoError(t, daemon.Process.Kill())
-					<-done
-				}
-				r.daemon = nil
+			for _, step := range c.recovery {
+				t.Log("killed at", step)
+				r.start(step)
+				r.died()
 			}
 			r.start("")
 			r.ready()
@@ -166,6 +219,11 @@ func (c crash) crash(t *testing.T) (*rig, *qemutest.VM, *qemutest.Guest) {
 	}
 	r.start(c.point)
 	r.ready()
+	if c.verb == guestEjects {
+		require.Empty(t, guest.Eject())
+		r.died()
+		return r, vm, guest
+	}
 	args := []string{c.verb, "vm"}
 	if c.verb != agent.Eject {
 		args = append(args, second)
@@ -176,6 +234,9 @@ func (c crash) crash(t *testing.T) (*rig, *qemutest.VM, *qemutest.Guest) {
 	got := r.trayctl(args...)
 	require.Equal(t, 4, got.code, "trayctl must say that trayd is gone: %s%s", got.stdout, got.stderr)
 	r.died()
+	if c.loads {
+		require.Empty(t, guest.Load())
+	}
 	return r, vm, guest
 }
 
