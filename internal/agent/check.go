@@ -48,9 +48,22 @@ func (a *Agent) Check(ctx context.Context) []Finding {
 	if err := a.journal.Err(); err != nil {
 		findings = append(findings, Finding{Problem: "the state file takes no more changes: " + err.Error(), Next: "free space or replace the disk, then restart trayd"})
 	}
+	seen := make(map[string]bool)
 	for _, v := range a.list() {
+		seen[v.name] = true
 		findings = append(findings, v.check(ctx)...)
 	}
+	a.journal.Range(func(key string, value json.RawMessage) bool {
+		var rec Record
+		switch {
+		case !strings.HasPrefix(key, recordPrefix):
+		case json.Unmarshal(value, &rec) != nil:
+			findings = append(findings, Finding{Problem: "the record " + key + " can't be read", Next: "was it written by a newer trayd? see `trayd state show`"})
+		case !seen[rec.VM] && !rec.empty():
+			findings = append(findings, Finding{VM: rec.VM, Drive: rec.Drive, Problem: "the record speaks of a machine that has ended", Next: "trayd removes it as soon as the state file can be written"})
+		}
+		return true
+	})
 	return findings
 }
 
@@ -102,6 +115,10 @@ func disagreement(rec Record, st blockdev.State, there bool, p Process) string {
 		return fmt.Sprintf("operation %s is not settled", rec.Change.ID)
 	case rec.Loaded != nil && st.Node() != rec.Loaded.Node:
 		return fmt.Sprintf("the record says that %s is in; QEMU shows %q", rec.Loaded.Medium.Name, st.Node())
+	case rec.Loaded != nil && rec.Loaded.Medium.Inode != 0:
+		if held, known := holdsOpen(p.PID, &rec.Loaded.Medium); known && !held {
+			return fmt.Sprintf("the record says that %s is in; the kernel says that QEMU (pid %d) doesn't hold that file open", rec.Loaded.Medium.Name, p.PID)
+		}
 	}
 	return ""
 }
@@ -109,9 +126,11 @@ func disagreement(rec Record, st blockdev.State, there bool, p Process) string {
 // leaks finds nodes and descriptors that carry our mark and that nobody uses.
 func (s *session) leaks(ctx context.Context, expected map[string]bool) []Finding {
 	var findings []Finding
+	before := s.vm.nodesInUse(nil) // a change may end, or begin, while QEMU is asked
 	if nodes, err := blockdev.Nodes(ctx, s.conn, s.vm.a.mark); err == nil {
+		after := s.vm.nodesInUse(nil)
 		for _, n := range nodes {
-			if !expected[n] {
+			if !expected[n] && !before[n] && !after[n] && !s.vm.holds(n) {
 				findings = append(findings, Finding{VM: s.vm.name, Problem: "node " + n + " is in no drive", Next: "restart trayd, which deletes it"})
 			}
 		}
@@ -120,12 +139,12 @@ func (s *session) leaks(ctx context.Context, expected map[string]bool) []Finding
 	if err != nil || !run.Running {
 		return findings // a paused QEMU up to 8.2 keeps descriptors until it runs
 	}
-	if loans, err := blockdev.Lent(ctx, s.conn, s.vm.a.mark); err == nil {
-		for _, l := range loans {
-			if !s.vm.nodesInUse(nil)[l.Node] {
-				findings = append(findings, Finding{VM: s.vm.name, Problem: fmt.Sprintf("descriptor set %d (%s) is lent to nobody", l.FDSet, l.Node), Next: "trayd takes it back when the machine is resumed or trayd restarts"})
-			}
-		}
+	loans, err := s.unclaimedLoans(ctx, nil)
+	if err != nil {
+		return findings
+	}
+	for _, l := range loans {
+		findings = append(findings, Finding{VM: s.vm.name, Problem: fmt.Sprintf("descriptor set %d (%s) is lent to nobody", l.FDSet, l.Node), Next: "trayd takes it back when the machine is resumed or trayd restarts"})
 	}
 	return findings
 }

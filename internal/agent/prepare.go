@@ -18,34 +18,27 @@ import (
 // drive, and resolves, opens and inspects the disc, both at the same time.
 func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 	d := o.drive
-	type opened struct {
-		file   *os.File
-		medium *Medium
-		err    error
-	}
-	disc := make(chan opened, 1)
-	if o.Verb == Eject {
-		disc <- opened{}
-	} else {
+	var (
+		got    opened
+		disc   = make(chan opened)
+		gaveUp = make(chan struct{}) // closed when nobody takes from disc any more
+	)
+	defer close(gaveUp)
+	if o.Verb != Eject {
 		go func() {
 			f, m, err := openMedium(o.Medium, o.opts.MediaRoots, !o.req.NoValidate, &d.vm.a.prober)
-			disc <- opened{f, m, err}
+			select {
+			case disc <- opened{f, m, err}:
+			case <-gaveUp: // the kernel can't be told to stop waiting: it came too late
+				if f != nil {
+					f.Close()
+				}
+			}
 		}()
 	}
 	st, err := o.look(ctx, s, d.id())
-	var got opened
-	slow := time.NewTimer(openLimit)
-	defer slow.Stop()
-	select {
-	case got = <-disc:
-	case <-slow.C:
-		got.err = newError(Unreadable, "is it on a network file system that doesn't answer? nothing was touched",
-			"medium %s could not be opened and read within %s", o.Medium, openLimit)
-		go func() { // the kernel can't be stopped waiting; what it opens late is closed
-			if late := <-disc; late.file != nil {
-				late.file.Close()
-			}
-		}()
+	if o.Verb != Eject {
+		got = o.await(ctx, disc)
 	}
 	t := &task{file: got.file, id: d.id(), before: st}
 	switch {
@@ -63,6 +56,28 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// opened is a disc, opened and inspected.
+type opened struct {
+	file   *os.File
+	medium *Medium
+	err    error
+}
+
+// await waits for the disc to be opened, for a while.
+func (o *Operation) await(ctx context.Context, disc <-chan opened) opened {
+	slow := time.NewTimer(openLimit)
+	defer slow.Stop()
+	select {
+	case got := <-disc:
+		return got
+	case <-slow.C:
+		return opened{err: newError(Unreadable, "is it on a network file system that doesn't answer? nothing was touched",
+			"medium %s could not be opened and read within %s", o.Medium, openLimit)}
+	case <-ctx.Done():
+		return opened{err: newError(Stopping, "try again when it runs", "trayd is stopping; nothing was touched")}
+	}
 }
 
 // openLimit is how long opening and inspecting a disc may take. A local disk needs
@@ -185,16 +200,17 @@ func (o *Operation) isIn(rec Record, before blockdev.State, m *Medium, s *sessio
 	if rec.Loaded != nil && rec.Loaded.Node == before.Node() {
 		return rec.Loaded.Medium.same(m)
 	}
-	return before.Medium.File == m.Path && before.Medium.ReadOnly && before.Medium.Driver == "raw" && holdsOpen(s.process.PID, m)
+	held, _ := holdsOpen(s.process.PID, m)
+	return held && before.Medium.File == m.Path && before.Medium.ReadOnly && before.Medium.Driver == "raw"
 }
 
-// holdsOpen reports whether a process has the file open. A path says little: the
-// file there may be another by now.
-func holdsOpen(pid int, m *Medium) bool {
+// holdsOpen reports whether a process has the file open, and whether that can be known.
+// A path says little: the file there may be another by now.
+func holdsOpen(pid int, m *Medium) (held, known bool) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	fds, err := os.ReadDir(dir)
 	if err != nil {
-		return false
+		return false, false
 	}
 	for _, fd := range fds {
 		st, err := os.Stat(filepath.Join(dir, fd.Name()))
@@ -202,10 +218,10 @@ func holdsOpen(pid int, m *Medium) bool {
 			continue
 		}
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Dev == m.Dev && sys.Ino == m.Inode {
-			return true
+			return true, true
 		}
 	}
-	return false
+	return false, true
 }
 
 // findDrive finds a drive by any of its names, or the only one.

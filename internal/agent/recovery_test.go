@@ -211,4 +211,8 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 	ok, err := j.Get(recordKey("newer", "cd0"), &kept)
 	require.NoError(t, err)
 	require.True(t, ok)
+	findings := r.agent.Check(t.Context())
+	require.Len(t, findings, 1, "the check tells of it")
+	require.Contains(t, findings[0].Problem, "newer")
+	require.NoError(t, j.Delete(recordKey("newer", "cd0")))
 }
