@@ -8,7 +8,7 @@ import (
 // The types of events.
 const (
 	EventVMAttached   = "vm-attached"
-	EventVMLost       = "vm-lost"     // the monitor's connection ended or can't be had
+	EventVMLost       = "vm-lost"     // the monitor's connection ended
 	EventVMEnded      = "vm-ended"    // the machine's process ended
 	EventStarted      = "started"     // an operation began
 	EventWaiting      = "waiting"     // it waits for the guest

@@ -93,7 +93,7 @@ func (a *Agent) begin(req Request) (*Operation, error) {
 	default:
 		return nil, newError(BadRequest, "use insert, change or eject", "no operation %q", req.Verb)
 	}
-	if req.NoValidate && !req.By.Privileged {
+	if req.NoValidate && req.Verb != Eject && !req.By.Privileged {
 		return nil, newError(Forbidden, "ask root to insert it, or use an ISO 9660 or UDF image",
 			"only root may insert a medium without validation")
 	}

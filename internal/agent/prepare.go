@@ -251,7 +251,7 @@ func (v *vm) findDrive(ctx context.Context, name string) (*drive, error) {
 	switch {
 	case len(drives) == 0:
 		return nil, &Error{Code: NoSuchDrive, VM: v.name, Detail: "VM " + v.name + " has no CD drive",
-			Next: "a drive can't be added to a running machine: give it one (-device ide-cd or scsi-cd) at its next start"}
+			Next: "trayd changes discs and adds no drives: give it one (-device ide-cd or scsi-cd) at its next start"}
 	case name == "" && len(drives) == 1:
 		return drives[0], nil
 	case name == "":
