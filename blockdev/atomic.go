@@ -109,7 +109,7 @@ func (a *Atomic) change(ctx context.Context, drive string, disc Disc, force bool
 // tryOpen has QEMU open the disc and close it again, with the tray untouched.
 func (a *Atomic) tryOpen(ctx context.Context, disc Disc) error {
 	probe := disc
-	probe.Node = disc.Node + "-try"
+	probe.Node = disc.Node + TrySuffix
 	if err := a.m.Execute(ctx, "blockdev-add", probe.options(), nil); err != nil {
 		return fmt.Errorf("QEMU can't open the disc: %w", err)
 	}
@@ -119,10 +119,4 @@ func (a *Atomic) tryOpen(ctx context.Context, disc Disc) error {
 // Eject opens, removes and closes: there is no single command that also closes.
 func (a *Atomic) Eject(ctx context.Context, drive string, force bool) error {
 	return a.eject(ctx, drive, force)
-}
-
-// Discard has little to do: a failed change-medium leaves no node, only a try
-// that was cut off can.
-func (a *Atomic) Discard(ctx context.Context, disc Disc) error {
-	return DeleteNode(ctx, a.m, disc.Node+"-try")
 }

@@ -31,7 +31,9 @@ const (
 //
 // An error that matches qmp.ErrUnanswered means that nobody knows: ask Observe.
 // After any other error the drive is as it was before, unless the error says
-// that it isn't.
+// that it isn't. A node of the disc's name, or that name and TrySuffix, may be left
+// outside the drive after an error, also for a next attempt to use: whoever gives up
+// deletes both (DeleteNode).
 type Changer interface {
 	// Name is "atomic" or "stepwise".
 	Name() string
@@ -41,9 +43,11 @@ type Changer interface {
 	// Eject empties the drive and closes the tray. Without force it fails with
 	// ErrLocked when the guest holds the door.
 	Eject(ctx context.Context, drive string, force bool) error
-	// Discard removes what a Swap that did not succeed left in QEMU.
-	Discard(ctx context.Context, disc Disc) error
 }
+
+// TrySuffix ends the name of the node by which Atomic tries whether QEMU can open a
+// disc. It lives for two commands.
+const TrySuffix = "-try"
 
 // Features is what a running QEMU offers, found out by query-qmp-schema.
 type Features struct {

@@ -105,9 +105,16 @@ func (b *bench) swap(path, node string, force bool) error {
 	err := b.Swap(b.ctx(), b.drive.ID, disc, force)
 	require.NoError(b.t, blockdev.TakeBack(b.ctx(), b.conn, disc.FDSet))
 	if err != nil {
-		require.NoError(b.t, b.Discard(b.ctx(), disc))
+		b.giveUp(disc)
 	}
 	return err
+}
+
+// giveUp deletes what a failed swap may leave.
+func (b *bench) giveUp(disc blockdev.Disc) {
+	for _, node := range []string{disc.Node, disc.Node + blockdev.TrySuffix} {
+		require.NoError(b.t, blockdev.DeleteNode(b.ctx(), b.conn, node))
+	}
 }
 
 func (b *bench) state() blockdev.State {
@@ -191,7 +198,7 @@ func contract(t *testing.T, b *bench) {
 		require.NotErrorIs(t, err, blockdev.ErrLocked)
 		b.has("two")
 	}
-	require.NoError(t, b.Discard(b.ctx(), gone))
+	b.giveUp(gone)
 	require.Empty(t, trayEvents(events), "the tray has not moved")
 
 	t.Log("the same operation again does nothing")

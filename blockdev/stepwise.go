@@ -96,8 +96,3 @@ func (w *Stepwise) add(ctx context.Context, disc Disc) error {
 func (w *Stepwise) Eject(ctx context.Context, drive string, force bool) error {
 	return w.eject(ctx, drive, force)
 }
-
-// Discard deletes the node that a Swap made ready.
-func (w *Stepwise) Discard(ctx context.Context, disc Disc) error {
-	return DeleteNode(ctx, w.m, disc.Node)
-}

@@ -286,7 +286,7 @@ func (v *vm) nodesInUse(but *drive) map[string]bool {
 		}
 		rec := d.record()
 		if c := rec.Change; c != nil && c.Node != "" {
-			for _, suffix := range []string{"", "-try", "-old"} {
+			for _, suffix := range []string{"", blockdev.TrySuffix, "-old"} {
 				claimed[c.Node+suffix] = true
 			}
 			claimed[c.From.Node] = true
