@@ -121,5 +121,8 @@ func (d Disc) fileName() string {
 	if err != nil {
 		panic(err) // strings, numbers and booleans always marshal
 	}
-	return "json:" + string(b)
+	// In single quotes, which QEMU's JSON parser takes too (json-lexer.c): the double
+	// ones would be escaped in the command, and every byte of it takes QEMU 3.5 µs. No
+	// value has a quote in it: node names have none, and the rest is ours.
+	return "json:" + strings.ReplaceAll(string(b), `"`, "'")
 }
