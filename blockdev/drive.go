@@ -110,6 +110,15 @@ func looksLikeDisc(s State) bool {
 	return s.Medium != nil && s.Medium.ReadOnly && strings.HasSuffix(strings.ToLower(s.Medium.File), ".iso")
 }
 
+// NameOf is the name that Identify will give the drive that s shows, if it is one.
+func NameOf(s State) string {
+	if s.ID == "" {
+		return ""
+	}
+	name, _ := names(s)
+	return name
+}
+
 // names derives the drive's name and its aliases from what query-block shows.
 func names(s State) (name string, aliases []string) {
 	var all []string

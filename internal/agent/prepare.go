@@ -226,16 +226,25 @@ func holdsOpen(pid int, m *Medium) (held, known bool) {
 
 // findDrive finds a drive by any of its names, or the only one.
 func (v *vm) findDrive(ctx context.Context, name string) (*drive, error) {
+	if s, release := v.current(); s != nil {
+		_ = s.know(ctx) // a QEMU that doesn't answer is told of below
+		release()
+	}
 	drives := v.knownDrives()
 	if len(drives) == 0 {
 		// Not attached yet, or on demand: attaching finds the drives.
 		ctx, cancel := context.WithTimeout(ctx, v.a.opts().Command)
 		defer cancel()
-		_, release, err := v.acquire(ctx)
+		s, release, err := v.acquire(ctx)
 		if err != nil {
 			return nil, err
 		}
+		err = s.know(ctx)
 		release()
+		if err != nil {
+			return nil, &Error{Code: Unreachable, VM: v.name, Err: err, Detail: "QEMU of VM " + v.name + " doesn't answer: its drives are not known",
+				Next: "is it stopped, or its storage stalled? trayd goes on asking"}
+		}
 		drives = v.knownDrives()
 	}
 	var names []string

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/qmp"
@@ -19,6 +20,8 @@ type session struct {
 	process Process
 	events  *qmp.Subscription
 	holds   int // guarded by vm.mu; the last one to let go closes the session
+
+	known atomic.Bool // all drives have been identified
 
 	mu       sync.Mutex // guards below
 	features *blockdev.Features
@@ -35,12 +38,45 @@ func openSession(ctx context.Context, v *vm) (*session, error) {
 	// 64 events: a flood beyond it is noticed by its count, and answered by
 	// asking QEMU for everything.
 	s.events = conn.Subscribe(64)
-	if _, err := s.observeAll(ctx); err != nil {
+	if err := s.findRecorded(ctx); err != nil {
 		s.close()
 		return nil, err
 	}
 	v.a.start(s.follow)
 	return s, nil
+}
+
+// findRecorded identifies the drives that records speak of, which are to be settled. To
+// identify the others takes most of the time that attaching to fifty machines takes, and
+// waits until somebody asks, or nothing else is to be done.
+func (s *session) findRecorded(ctx context.Context) error {
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	states, err := blockdev.ObserveAll(ctx, s.conn)
+	if err != nil {
+		return err
+	}
+	recorded := make(map[string]bool)
+	for _, d := range s.vm.allDrives() {
+		recorded[d.name] = !d.idle()
+	}
+	for _, st := range states {
+		if recorded[blockdev.NameOf(st)] {
+			if _, err := s.identify(ctx, st); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// know sees to it that all drives are identified.
+func (s *session) know(ctx context.Context) error {
+	if s.known.Load() {
+		return nil
+	}
+	_, err := s.observeAll(ctx)
+	return err
 }
 
 func (s *session) close() {
@@ -80,6 +116,7 @@ func (s *session) observeAll(ctx context.Context) (map[*drive]blockdev.State, er
 		}
 	}
 	s.mu.Unlock()
+	s.known.Store(true)
 	return found, nil
 }
 
@@ -165,6 +202,7 @@ func (s *session) settleAll(ctx context.Context) {
 // after a connect.
 func (s *session) sweep(ctx context.Context) {
 	s.takeBackLoans(ctx)
+	_ = s.know(ctx)             // so that the first request doesn't have to ask
 	_, _ = s.knownFeatures(ctx) // so that the first change doesn't have to ask
 	ctx, cancel := s.command(ctx)
 	defer cancel()
