@@ -14,14 +14,17 @@
 //
 //	record.go     what is durable about a drive
 //	plan.go       the decision; steps.go carries its steps out
-//	operation.go  a request from intent to outcome; wait.go waits for a guest
+//	operation.go  a request from intent to outcome: prepare.go is all that touches
+//	              nothing, wait.go waits for a guest, progress.go is for those who wait
 //	drive.go      one drive: who works on it, settle
-//	session.go    one connection to one QEMU: drives, events
-//	vm.go         one machine: attach, reconnect, let go
+//	session.go    one connection to one QEMU: drives, events; features.go what it offers
+//	vm.go         one machine: attach, reconnect, let go; process.go which QEMU it is
 //	watch.go      which machines there are
 //	medium.go     a medium's name to an open descriptor beneath an allowed root
-//	status.go     what others may see
-//	check.go      records against QEMU
+//	events.go     what happens, for those who follow
+//	status.go     what others may see; attached.go counts without asking
+//	check.go      records against QEMU and the kernel
+//	errors.go     errors for the person at the keyboard, with a code for programs
 //
 // Lock order: Agent.mu, then vm.mu, then drive.mu. None is held across a call to
 // QEMU, to the journal or to the file system.

@@ -28,7 +28,7 @@ type vm struct {
 	tried chan struct{} // closed when attaching has been tried once
 	once  sync.Once     // closes tried
 	kick  chan struct{} // wakes the supervisor
-	gate  chan struct{} // holds a token while somebody connects or leaves
+	gate  chan struct{} // holds a token while somebody connects
 
 	mu       sync.Mutex // guards below
 	path     string
