@@ -401,7 +401,7 @@ func (d *drive) unobserved(ctx context.Context) Observation {
 		if time.Now().After(end) || ctx.Err() != nil {
 			return obs
 		}
-		time.Sleep(10 * time.Millisecond) // there is no event for a stranger's exit
+		time.Sleep(10 * time.Millisecond) // rare, and bounded: a pidfd would tell, but needs a thread of its own to wait
 	}
 }
 
