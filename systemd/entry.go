@@ -68,11 +68,7 @@ func (s *entrySocket) send(fields []byte) error {
 		_ = c.SetWriteBuffer(sendBuffer) // the default does for all but the largest
 		s.conn = c
 	}
-	wait := patience
-	if s.stuck {
-		wait = impatience
-	}
-	if err := s.conn.SetWriteDeadline(time.Now().Add(wait)); err != nil {
+	if err := s.limit(); err != nil {
 		return err
 	}
 	_, err := s.conn.Write(fields)
@@ -80,6 +76,15 @@ func (s *entrySocket) send(fields []byte) error {
 		return s.sendFile(fields)
 	}
 	return err
+}
+
+// limit bounds how long the next write may wait for the journal.
+func (s *entrySocket) limit() error {
+	wait := patience
+	if s.stuck {
+		wait = impatience
+	}
+	return s.conn.SetWriteDeadline(time.Now().Add(wait))
 }
 
 // sendFile sends an entry that is too large for a datagram: the descriptor of a memfd
@@ -101,6 +106,10 @@ func (s *entrySocket) sendFile(fields []byte) error {
 	// net's WriteMsgUnix refuses a connected datagram socket.
 	raw, err := s.conn.SyscallConn()
 	if err != nil {
+		return err
+	}
+	// Filling the file took time of its own, which the journal isn't to blame for.
+	if err := s.limit(); err != nil {
 		return err
 	}
 	var sent error
