@@ -50,7 +50,7 @@ func TestKilledWhileRestoring(t *testing.T) {
 			require.NoError(t, side.Execute(ctx, "block-export-add", args{"type": "nbd", "id": "backup", "node-name": nodes[0]}, nil))
 			guest.Unlock()
 			require.Error(t, cmd.Wait())
-			require.Equal(t, 4, cmd.ProcessState.ExitCode(), said.String())
+			require.Equal(t, 3, cmd.ProcessState.ExitCode(), said.String())
 			r.died()
 			require.NoError(t, side.Execute(ctx, "nbd-server-stop", nil, nil))
 

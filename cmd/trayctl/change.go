@@ -122,6 +122,11 @@ func (c *cli) change(ctx context.Context, t target, verb string, body api.Change
 		select {
 		case err := <-ended:
 			show.end()
+			var gone *unreachableError
+			if errors.As(err, &gone) && gone.connected() {
+				return unknown(t, show.operation, "trayd ended before it said what became of "+what(verb, body, t),
+					fmt.Sprintf("its next start puts the drive in order, and `trayctl drives %s` then shows the outcome; `journalctl -u trayd` says why it ended", t))
+			}
 			if err != nil {
 				return err
 			}
@@ -130,7 +135,7 @@ func (c *cli) change(ctx context.Context, t target, verb string, body api.Change
 			if cancelled != nil {
 				signal.Stop(interrupts) // a third one ends the process at once
 				show.end()
-				return c.left(ctx, t, strings.TrimSpace(verb+" "+body.Medium), show.operation)
+				return c.left(ctx, t, what(verb, body, t), show.operation)
 			}
 			cancelled = make(chan error, 1)
 			go func() { cancelled <- c.client.do(ctx, "POST", drivePath(t)+"/cancel", nil, nil) }()
@@ -161,11 +166,21 @@ func (c *cli) left(ctx context.Context, t target, what, id string) error {
 	if id != "" {
 		operation = "operation " + id
 	}
+	return unknown(t, id, fmt.Sprintf("interrupted; %s (%s) is left to trayd", operation, what),
+		fmt.Sprintf("`trayctl drives %s` shows what became of it", t))
+}
+
+// what is a request in words.
+func what(verb string, body api.ChangeRequest, t target) string {
+	return strings.TrimSpace(verb+" "+body.Medium) + " on " + t.String()
+}
+
+// unknown is the end of a command that doesn't know what became of its request.
+func unknown(t target, operation, why, next string) error {
 	return &api.Problem{
 		Type: api.ProblemPrefix + string(agent.Unknown), Title: "outcome unknown", Code: string(agent.Unknown),
-		Status: http.StatusGatewayTimeout, VM: t.vm, Drive: t.drive, Operation: id,
-		Detail: fmt.Sprintf("outcome unknown: interrupted; %s (%s on %s) is left to trayd", operation, what, t),
-		Next:   fmt.Sprintf("`trayctl drives %s` shows what became of it", t),
+		Status: http.StatusGatewayTimeout, VM: t.vm, Drive: t.drive, Operation: operation,
+		Detail: "outcome unknown: " + why, Next: next,
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"syscall"
 
 	"github.com/trayd/trayd/internal/api"
@@ -127,6 +126,13 @@ func (e *unreachableError) Error() string {
 
 func (e *unreachableError) Unwrap() error { return e.err }
 
+// connected reports whether trayd was there and went away before it had answered, so
+// that nobody knows what became of the request.
+func (e *unreachableError) connected() bool {
+	var op *net.OpError
+	return !errors.As(e.err, &op) || op.Op != "dial"
+}
+
 // next is what to check.
 func (e *unreachableError) next() string {
 	switch {
@@ -136,8 +142,8 @@ func (e *unreachableError) next() string {
 		return "is trayd running (`systemctl status trayd.socket trayd`)? another socket: --socket or $TRAYD_SOCKET"
 	case errors.Is(e.err, syscall.ECONNREFUSED):
 		return "trayd is not running: `systemctl start trayd`, and `journalctl -u trayd` says why it ended"
-	case strings.Contains(e.err.Error(), "EOF"):
-		return "trayd ended in the middle: `journalctl -u trayd`, then `trayctl drives` shows what became of the request"
+	case e.connected():
+		return "trayd ended in the middle: `journalctl -u trayd` says why"
 	}
 	return "`systemctl status trayd`, and --socket or $TRAYD_SOCKET for another place"
 }

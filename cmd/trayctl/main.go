@@ -7,7 +7,7 @@
 //	0  done
 //	1  refused or failed; the drive is as it was
 //	2  wrong usage
-//	3  outcome unknown: QEMU has not said what became of it
+//	3  outcome unknown: QEMU has not said what became of it, or trayd ended before it did
 //	4  the agent can't be reached
 //	5  done in the machine, but something is still to be cleaned up
 package main

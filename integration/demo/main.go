@@ -243,7 +243,7 @@ func (d *demo) death(ctx context.Context) error {
 	if err := d.startAgent(ctx, "trayd-failpoints", "TRAYD_FAILPOINT=descriptor-passed"); err != nil {
 		return err
 	}
-	if err := d.trayctl(ctx, 4, "", "change", "demo", "one.iso", "--force"); err != nil {
+	if err := d.trayctl(ctx, 3, "", "change", "demo", "one.iso", "--force"); err != nil {
 		return err
 	}
 	if err := d.agent.Wait(); err == nil {
