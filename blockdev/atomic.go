@@ -113,7 +113,7 @@ func (a *Atomic) tryOpen(ctx context.Context, disc Disc) error {
 	if err := a.m.Execute(ctx, "blockdev-add", probe.options(), nil); err != nil {
 		return fmt.Errorf("QEMU can't open the disc: %w", err)
 	}
-	return DeleteNode(ctx, a.m, probe.Node)
+	return a.discard(ctx, probe.Node)
 }
 
 // Eject opens, removes and closes: there is no single command that also closes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/trayd/trayd/qmp"
@@ -31,7 +32,8 @@ const (
 //
 // An error that matches qmp.ErrUnanswered means that nobody knows: ask Observe.
 // After any other error the drive is as it was before, unless the error says
-// that it isn't. A node of the disc's name, or that name and TrySuffix, may be left
+// that it isn't. After a *NodeInUseError all is done but one thing: that node, the old
+// disc's, is left. A node of the disc's name, or that name and TrySuffix, may be left
 // outside the drive after an error, also for a next attempt to use: whoever gives up
 // deletes both (DeleteNode).
 type Changer interface {
@@ -99,7 +101,8 @@ func newTray(m Monitor, o Options) tray {
 	return tray{m: m, own: o.Own, report: o.Report}
 }
 
-// forget deletes a node that has left its drive, if it is the caller's own.
+// forget deletes a node that has left its drive, if it is the caller's own. Its
+// *NodeInUseError is that of Changer.
 func (t tray) forget(ctx context.Context, node string) error {
 	if t.own == "" || !strings.HasPrefix(node, t.own) {
 		return nil
@@ -153,18 +156,35 @@ func (t tray) eject(ctx context.Context, drive string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if s.Medium != nil {
-		if err := t.open(ctx, drive, force); err != nil {
-			return err
-		}
-		if err := t.remove(ctx, drive); err != nil {
-			return t.undone(ctx, drive, err)
-		}
-		if err := t.forget(ctx, s.Medium.Node); err != nil {
-			return err
-		}
+	if s.Medium == nil {
+		return t.close(ctx, drive)
 	}
-	return t.close(ctx, drive)
+	if err := t.open(ctx, drive, force); err != nil {
+		return err
+	}
+	if err := t.remove(ctx, drive); err != nil {
+		return t.undone(ctx, drive, err)
+	}
+	left := t.forget(ctx, s.Medium.Node)
+	var inUse *NodeInUseError
+	if left != nil && !errors.As(left, &inUse) {
+		return left
+	}
+	if err := t.close(ctx, drive); err != nil {
+		return err
+	}
+	return left
+}
+
+// discard deletes a node of a failed or finished attempt. One that somebody else has
+// begun to use meanwhile is found again by its name.
+func (t tray) discard(ctx context.Context, node string) error {
+	err := DeleteNode(ctx, t.m, node)
+	var inUse *NodeInUseError
+	if errors.As(err, &inUse) {
+		return nil
+	}
+	return err
 }
 
 // undone closes a tray that a failed attempt opened, so that the old disc can be
@@ -179,16 +199,29 @@ func (t tray) undone(ctx context.Context, drive string, cause error) error {
 	return cause
 }
 
-// DeleteNode deletes a node that blockdev-add made and that lies outside any
-// drive. A node that came with its medium has gone with it, and one in use stays:
-// QEMU's refusal is the proof of both, so it is no error.
+// DeleteNode deletes a node that lies outside any drive. One that came with its medium
+// has gone with it, which is a success; one that something else in QEMU uses stays,
+// and the error is a *NodeInUseError.
 func DeleteNode(ctx context.Context, m Monitor, node string) error {
 	err := m.Execute(ctx, "blockdev-del", map[string]string{"node-name": node}, nil)
 	var refused *qmp.Error
-	if errors.As(err, &refused) {
-		return nil
+	if !errors.As(err, &refused) {
+		return err
+	}
+	// QEMU refuses both alike, in words that differ between versions.
+	there, err := Nodes(ctx, m, node)
+	if err == nil && slices.Contains(there, node) {
+		err = &NodeInUseError{Node: node}
 	}
 	return err
+}
+
+// NodeInUseError is a node that can't be deleted since something else in QEMU uses it:
+// an export or a block job of another client.
+type NodeInUseError struct{ Node string }
+
+func (e *NodeInUseError) Error() string {
+	return "node " + e.Node + " is in use by an export or a block job of another client"
 }
 
 // CloseTray closes a drive's tray; a closed one is a success.

@@ -46,7 +46,7 @@ func (w *Stepwise) Swap(ctx context.Context, drive string, disc Disc, force bool
 		if errors.Is(err, ErrLocked) || errors.Is(err, qmp.ErrUnanswered) {
 			return err
 		}
-		return errors.Join(err, DeleteNode(ctx, w.m, disc.Node))
+		return errors.Join(err, w.discard(ctx, disc.Node))
 	}
 	if s.Medium != nil {
 		if err := w.remove(ctx, drive); err != nil {
@@ -54,7 +54,7 @@ func (w *Stepwise) Swap(ctx context.Context, drive string, disc Disc, force bool
 			if errors.Is(err, qmp.ErrUnanswered) {
 				return err
 			}
-			return errors.Join(err, DeleteNode(ctx, w.m, disc.Node))
+			return errors.Join(err, w.discard(ctx, disc.Node))
 		}
 	}
 	if err := InsertNode(ctx, w.m, drive, disc.Node); err != nil {

@@ -108,6 +108,9 @@ func (c *cli) drivesCommand() *cobra.Command {
 					if d.Reason != "" {
 						fmt.Fprintf(w, "\n%s/%s: %s\n", d.VM, d.Name, d.Reason)
 					}
+					for _, left := range d.Releasing {
+						fmt.Fprintf(w, "\n%s/%s: still to be released: %s\n", d.VM, d.Name, left)
+					}
 				}
 				reasons(w, vms)
 			})

@@ -131,7 +131,7 @@ func (s *session) leaks(ctx context.Context, expected map[string]bool) []Finding
 		after := s.vm.nodesInUse(nil)
 		for _, n := range nodes {
 			if !expected[n] && !before[n] && !after[n] && !s.vm.holds(n) {
-				findings = append(findings, Finding{VM: s.vm.name, Problem: "node " + n + " is in no drive", Next: "restart trayd, which deletes it"})
+				findings = append(findings, Finding{VM: s.vm.name, Problem: "node " + n + " is in no drive", Next: "trayd deletes it as soon as nothing else in QEMU uses it (an export, a block job)"})
 			}
 		}
 	}

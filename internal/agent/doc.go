@@ -24,6 +24,7 @@
 //	events.go     what happens, for those who follow
 //	status.go     what others may see; attached.go counts without asking
 //	check.go      records against QEMU and the kernel
+//	leftover.go   nodes that QEMU can't delete yet
 //	errors.go     errors for the person at the keyboard, with a code for programs
 //
 // Lock order: Agent.mu, then vm.mu, then drive.mu. None is held across a call to

@@ -13,6 +13,7 @@ const (
 	EventStarted      = "started"     // an operation began
 	EventWaiting      = "waiting"     // it waits for the guest
 	EventFailed       = "failed"      // it was refused or failed; the drive is as it was, or the event before says how
+	EventIncomplete   = "incomplete"  // it is done, and something is still to be cleaned up
 	EventUnchanged    = "unchanged"   // it is as was asked already: nothing was moved
 	EventLoaded       = "loaded"      // a disc of ours is in
 	EventEjected      = "ejected"     // a disc is out

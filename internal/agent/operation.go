@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -236,6 +237,15 @@ func (o *Operation) conclude(ctx context.Context, s *session, attempt error) (*O
 	if errors.Is(attempt, qmp.ErrUnanswered) && s.conn.Err() == nil {
 		return nil, o.unknown(attempt)
 	}
+	ours := []string{} // the nodes that this operation may leave
+	if c := d.record().Change; c != nil {
+		ours = append(ours, c.From.Node, c.Node, c.Node+blockdev.TrySuffix, restoredNode(c))
+	}
+	var inUse *blockdev.NodeInUseError
+	if errors.As(attempt, &inUse) {
+		d.vm.leaveNode(inUse.Node, d.name)
+		attempt = nil // all else is done
+	}
 	settle, cancel := context.WithTimeout(ctx, o.opts.Command+exitGrace)
 	defer cancel()
 	var given *GivenUp
@@ -258,7 +268,12 @@ func (o *Operation) conclude(ctx context.Context, s *session, attempt error) (*O
 		}
 		return nil, o.unknown(errors.New(why))
 	}
-	return last, o.verdict(last, attempt)
+	err := o.verdict(last, attempt)
+	left := slices.DeleteFunc(d.vm.leftover(d.name), func(n string) bool { return !slices.Contains(ours, n) })
+	if err == nil && len(left) > 0 {
+		err = o.incomplete(left)
+	}
+	return last, err
 }
 
 // confirmed reports whether QEMU shows what was asked for.
@@ -367,6 +382,8 @@ func (o *Operation) answer(outcome *Outcome, err error) {
 	o.outcome, o.err = outcome, err
 	close(o.done)
 	switch {
+	case CodeOf(err) == Incomplete:
+		o.drive.vm.a.publish(Event{Type: EventIncomplete, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: err.Error()})
 	case err != nil && CodeOf(err) != Unknown:
 		o.drive.vm.a.publish(Event{Type: EventFailed, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: err.Error()})
 	case err == nil && outcome.Reason != "":
@@ -379,7 +396,11 @@ func (o *Operation) answer(outcome *Outcome, err error) {
 func audit(o *Operation, outcome *Outcome, err error) {
 	log := o.drive.vm.a.log.With("audit", true, "by", o.By, "verb", o.Verb, "vm", o.VM, "drive", o.Drive,
 		"medium", o.Medium, "operation", o.ID, "took", time.Since(o.Since).Round(time.Microsecond))
-	if err != nil {
+	switch {
+	case CodeOf(err) == Incomplete:
+		log.Warn("done, not cleaned up", "code", Incomplete, "error", err)
+		return
+	case err != nil:
 		log.Warn("refused or failed", "code", CodeOf(err), "error", err)
 		return
 	}

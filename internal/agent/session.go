@@ -204,17 +204,7 @@ func (s *session) sweep(ctx context.Context) {
 	s.takeBackLoans(ctx)
 	_ = s.know(ctx)             // so that the first request doesn't have to ask
 	_, _ = s.knownFeatures(ctx) // so that the first change doesn't have to ask
-	ctx, cancel := s.command(ctx)
-	defer cancel()
-	nodes, err := blockdev.Nodes(ctx, s.conn, s.vm.a.mark)
-	if err != nil {
-		return // asked for again at the next connect
-	}
-	for _, n := range nodes {
-		if !s.vm.nodesInUse(nil)[n] && !s.vm.holds(n) {
-			_ = blockdev.DeleteNode(ctx, s.conn, n) // QEMU refuses while it is in a drive
-		}
-	}
+	s.sweepNodes(ctx)
 }
 
 // look observes all drives at once and settles those that need it. begun is called
@@ -232,6 +222,7 @@ func (s *session) look(ctx context.Context, begun func()) {
 		}
 		d.settleNow(ctx, s)
 	}
+	s.sweepLeft(ctx)
 }
 
 // takeBackLoans ends the loans that no operation uses: those that a death left, and
@@ -275,6 +266,8 @@ func (s *session) follow() {
 			clear(s.ids)
 			s.mu.Unlock()
 			s.vm.lookSoon()
+		case "BLOCK_EXPORT_DELETED", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED":
+			s.vm.a.start(func() { s.sweepLeft(s.vm.a.ctx) })
 		case "RESET":
 			// A reset closes an open tray without DEVICE_TRAY_MOVED.
 			s.vm.lookSoon()

@@ -45,6 +45,8 @@ type DriveStatus struct {
 	Medium     *MediumStatus    `json:"medium,omitempty"`
 	Operation  *OperationStatus `json:"operation,omitempty"`
 	Last       *Outcome         `json:"last,omitempty"`
+	// Releasing is what earlier discs have left and what can't be released yet, and why.
+	Releasing []string `json:"releasing,omitempty"`
 }
 
 // MediumStatus is the disc in a drive.
@@ -207,6 +209,7 @@ func (d *drive) status(st *blockdev.State) DriveStatus {
 		out.Operation = op.Status()
 	}
 	out.State = d.state(rec, st, unsettled)
+	out.Releasing = whyLeft(d.vm.leftover(d.name))
 	if st == nil {
 		return out
 	}

@@ -30,7 +30,7 @@ func (d *drive) carryOut(ctx context.Context, s *session, obs Observation, st St
 	case InsertNode:
 		err = blockdev.InsertNode(ctx, s.conn, d.id(), st.Node)
 	case DeleteNode:
-		err = blockdev.DeleteNode(ctx, s.conn, st.Node)
+		err = s.deleteNode(ctx, st.Node, d.name)
 	case TakeBack:
 		err = takeBack(ctx, s, st.FDSet)
 	case Restore:

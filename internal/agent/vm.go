@@ -41,6 +41,8 @@ type vm struct {
 	why      *Error   // why there is no session
 	drives   map[string]*drive
 	looking  bool // a look is under way or about to be
+	// left are the nodes that can't be deleted yet, and the drives they were in.
+	left map[string]string
 }
 
 func newVM(a *Agent, name string) *vm {
@@ -291,6 +293,9 @@ func (v *vm) connect(ctx context.Context) (*session, func(), error) {
 	}
 	v.mu.Lock()
 	first := v.session == nil && v.process != s.process
+	if v.process != s.process {
+		v.left = nil
+	}
 	v.session, v.process, v.why, v.ended = s, s.process, nil, false
 	s.holds++
 	v.mu.Unlock()
