@@ -61,10 +61,18 @@ type Volume interface {
 	// more, is a success. One that somebody holds open stays active, after a bounded
 	// wait for those who hold it for a moment only, and the error is a *BusyError.
 	Release(ctx context.Context) error
-	// Active reports whether the volume is active now. It takes microseconds.
-	Active(ctx context.Context) (bool, error)
+	// State looks at the volume; it takes microseconds.
+	State(ctx context.Context) (State, error)
 	// Holders are those who hold the active volume open, this process left out.
 	Holders(ctx context.Context) ([]Holder, error)
+}
+
+// State is what the kernel says of a volume.
+type State struct {
+	Active bool
+	// Held is set when somebody, this process left out as far as that can be told, holds
+	// it open. Nothing is said of a Mount: only the attempt to end it tells.
+	Held bool
 }
 
 // Holder is who holds a volume open: a process, a device above, or a mount.

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/iso"
 	"github.com/trayd/trayd/state"
 )
@@ -40,10 +41,15 @@ type Options struct {
 	GuestEject GuestEject
 	Strategy   string // "auto", or one of blockdev's changers by name
 
+	Volumes volume.Options // what the configuration says of this host's storage
+
 	Log *slog.Logger
 	// FailPoint, when set, is called by name at each point at which the death of
 	// the agent is tested. It is nil in production.
 	FailPoint func(name string)
+	// Storage replaces the host's own volumes in tests of what a kernel doesn't do on
+	// demand; nil in production.
+	Storage Storage
 }
 
 // Agent looks after the discs of a host's machines. Its methods are safe for
@@ -58,6 +64,7 @@ type Agent struct {
 	// journal, so that two agents never take each other's nodes for their own.
 	mark     string
 	features *featureCache
+	volumes  *volumes
 	prober   iso.Prober
 	// askedWindow is defaultAskedWindow; shorter in tests.
 	askedWindow time.Duration
@@ -101,6 +108,11 @@ func New(journal *state.Journal, o Options) (*Agent, error) {
 		}
 	}
 	a.mark = "trayd-" + id + "-"
+	storage := o.Storage
+	if storage == nil {
+		storage = volume.NewHost(id, o.Volumes)
+	}
+	a.volumes = newVolumes(storage)
 	return a, nil
 }
 
@@ -109,7 +121,8 @@ func (a *Agent) opts() *Options { return a.options.Load() }
 // Reload takes new settings. Running operations keep theirs.
 func (a *Agent) Reload(o Options) {
 	old := a.opts()
-	o.Log, o.FailPoint = old.Log, old.FailPoint
+	o.Log, o.FailPoint, o.Storage = old.Log, old.FailPoint, old.Storage
+	a.volumes.storage.Configure(o.Volumes)
 	a.options.Store(&o)
 	for _, v := range a.all() {
 		v.kickNow() // to hold its monitor as is wanted now
@@ -130,6 +143,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	defer w.close()
 	a.adoptRecords()
+	a.retryReleases()
 	first := w.scan()
 	a.start(func() {
 		over := time.NewTimer(firstRound)

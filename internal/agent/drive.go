@@ -42,6 +42,8 @@ type drive struct {
 	moves      moves
 	askedSince time.Time // since when, in the machine's running time, Asked stands
 	timer      *time.Timer
+	// releaseTimer has the next try of a release that failed.
+	releaseTimer *time.Timer
 }
 
 func newDrive(v *vm, name string) *drive {
@@ -93,7 +95,7 @@ func (d *drive) write(rec Record, outcome bool) error {
 func (d *drive) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.rec.empty()
+	return d.rec.idle()
 }
 
 // quiet reports whether what QEMU just said asks for nothing to be done.
@@ -106,7 +108,9 @@ func (d *drive) quiet(st blockdev.State, there bool) bool {
 	if d.rec.Asked != nil || d.rec.Change != nil {
 		return false
 	}
-	return len(plan(d.rec, d.observation(st, there))) == 0
+	obs := d.observation(st, there)
+	obs.HoldReleases = !d.releasesDue(d.rec)
+	return len(plan(d.rec, obs)) == 0
 }
 
 // observation is what can be said without asking QEMU more. d.mu is held.
@@ -216,6 +220,7 @@ func (d *drive) giveUpTurn() {
 	d.again = false
 	asked := d.rec.Asked != nil
 	unsettled := d.unsettled != ""
+	d.retryLater()
 	d.mu.Unlock()
 	switch {
 	case again:
@@ -285,12 +290,13 @@ func (d *drive) trySettle(ctx context.Context, s *session, given *GivenUp) error
 		}
 		obs.GivenUp = given
 		rec := d.record()
+		obs.HoldReleases = !d.releasesDue(rec)
 		if !deep && rec.Change != nil && (obs.Node != rec.Change.Node || obs.TrayOpen) {
 			deep = true // not the smooth end: look at everything
 			continue
 		}
 		steps := plan(rec, obs)
-		if obs.VM == Silent && !rec.empty() {
+		if obs.VM == Silent && !rec.idle() {
 			return errSilent
 		}
 		for _, st := range steps {
@@ -337,7 +343,7 @@ func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation
 	rec := d.rec
 	obs := d.observation(st, !noDrive)
 	d.mu.Unlock()
-	if !rec.empty() && rec.Process != s.process {
+	if !rec.idle() && rec.Process != s.process {
 		obs.VM = Replaced
 		return obs, nil
 	}

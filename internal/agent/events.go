@@ -22,7 +22,8 @@ const (
 	EventSettled      = "settled"     // an outcome was found out afterwards
 	EventGuestEjected = "guest-ejected"
 	EventTrayPutRight = "tray-put-right" // a late answer of a guest was undone
-	EventReleased     = "released"       // a disc of ours left by other hands
+	EventReleased     = "released"       // a disc of ours left by other hands, or a volume or node is released
+	EventReleaseWaits = "release-waits"  // a volume can't be released yet
 	EventConflict     = "conflict"       // somebody else's disc is in
 )
 

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/blockdev/volume"
 )
 
 // Presence is whether the QEMU that a record speaks of can be asked.
@@ -50,6 +52,9 @@ type Observation struct {
 	Running bool
 	Policy  GuestEject
 	Now     time.Time
+	// HoldReleases is set while it is not worth another try to release what the record
+	// has queued.
+	HoldReleases bool
 }
 
 // GivenUp is why an operation ended without success.
@@ -78,6 +83,9 @@ type (
 	DeleteNode struct{ Node string }
 	// TakeBack ends the loan of a descriptor.
 	TakeBack struct{ FDSet int }
+	// Release releases a volume of the record's queue and takes it off the queue, unless
+	// a record uses it or it is held open. A failure keeps it queued and stops nothing.
+	Release struct{ Volume volume.Ref }
 	// Write makes the record durable and tells what it means.
 	Write struct {
 		Record Record
@@ -93,11 +101,33 @@ func (InsertNode) step()   {}
 func (Restore) step()      {}
 func (DeleteNode) step()   {}
 func (TakeBack) step()     {}
+func (Release) step()      {}
 func (Write) step()        {}
 
 // plan decides what to do about a drive, from what we own and meant and what
 // QEMU says. It is pure. No steps: the drive is settled, or (Silent) must wait.
+//
+// Whatever a planned record lets go of is queued in it for release, and released only
+// once that is durable: a volume is active as long as any record speaks of it.
 func plan(rec Record, obs Observation) []Step {
+	steps := planDrive(rec, obs)
+	final := rec
+	for i, st := range steps {
+		if w, ok := st.(Write); ok {
+			w.Record.letGo(&final, obs.Now)
+			steps[i], final = w, w.Record
+		}
+	}
+	for _, q := range final.Releasing {
+		if !obs.HoldReleases || !slices.Contains(rec.Releasing, q) {
+			steps = append(steps, Release{q.Volume})
+		}
+	}
+	return steps
+}
+
+// planDrive decides about what is in the drive.
+func planDrive(rec Record, obs Observation) []Step {
 	switch obs.VM {
 	case Silent:
 		return nil
@@ -124,7 +154,7 @@ func plan(rec Record, obs Observation) []Step {
 
 // planEnded lets go of everything: the QEMU that had it is no more.
 func planEnded(rec Record, obs Observation, why string) []Step {
-	if rec.empty() {
+	if rec.idle() {
 		return nil
 	}
 	next := rec

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"slices"
 	"time"
+
+	"github.com/trayd/trayd/blockdev/volume"
 )
 
 // Record is what is durable about one drive of one machine: what we put in and
@@ -20,8 +23,17 @@ type Record struct {
 	// Asked is set while a guest may still answer an eject request that nobody
 	// wants answered any more. A tray that it opens is closed again.
 	Asked *Asked `json:"asked,omitempty"`
+	// Releasing are the volumes of earlier discs that this drive doesn't use any more
+	// and that are still to be released, unless another drive uses them.
+	Releasing []Releasing `json:"releasing,omitempty"`
 	// Last is how the last operation ended, for people.
 	Last *Outcome `json:"last,omitempty"`
+}
+
+// Releasing is a volume that is to be released.
+type Releasing struct {
+	Volume volume.Ref `json:"volume"`
+	Since  time.Time  `json:"since"`
 }
 
 // Medium is a disc, as it was when we opened it.
@@ -35,11 +47,22 @@ type Medium struct {
 	Size     int64     `json:"size"`
 	Modified time.Time `json:"modified"`
 	VolumeID string    `json:"volume_id,omitempty"`
+	// Volume is what has to be active while the disc is in; nil for a plain file or
+	// device. Path, Dev and the others above are known once it has been activated.
+	Volume *volume.Ref `json:"volume,omitempty"`
+	// Inside is the file's path in a Volume that is a file system.
+	Inside string `json:"inside,omitempty"`
+	// Foreign is set when somebody else had activated the volume: it is left active.
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 // same reports whether m and o are the same file with the same contents, as far
-// as the file system tells.
+// as the file system tells. A volume that is in a drive is the same as long as it has
+// the same name: while it is held open, nobody can put another in its place.
 func (m *Medium) same(o *Medium) bool {
+	if m.Volume != nil || o.Volume != nil {
+		return m.Volume != nil && o.Volume != nil && *m.Volume == *o.Volume && m.Inside == o.Inside
+	}
 	return m.Path == o.Path && m.Dev == o.Dev && m.Inode == o.Inode && m.Size == o.Size && m.Modified.Equal(o.Modified)
 }
 
@@ -124,8 +147,43 @@ type Outcome struct {
 }
 
 // empty reports whether the record says nothing that recovery needs.
-func (r *Record) empty() bool {
+func (r *Record) empty() bool { return r.idle() && len(r.Releasing) == 0 }
+
+// idle reports whether the record says nothing of QEMU.
+func (r *Record) idle() bool {
 	return r.Loaded == nil && r.Change == nil && r.Asked == nil
+}
+
+// uses lists the media whose volumes have to be active for the record's sake.
+func (r *Record) uses() []*Medium {
+	var media []*Medium
+	if r.Loaded != nil && r.Loaded.Medium.Volume != nil {
+		media = append(media, &r.Loaded.Medium)
+	}
+	if r.Change != nil && r.Change.Target != nil && r.Change.Target.Volume != nil {
+		media = append(media, r.Change.Target)
+	}
+	return media
+}
+
+// usesVolume reports whether the record needs the volume active.
+func (r *Record) usesVolume(v volume.Ref) bool {
+	return slices.ContainsFunc(r.uses(), func(m *Medium) bool { return *m.Volume == v })
+}
+
+// letGo queues for release what the record used before and doesn't use now. Volumes
+// that somebody else had activated are left alone.
+func (r *Record) letGo(before *Record, now time.Time) {
+	r.Releasing = slices.Clone(r.Releasing)
+	for _, m := range before.uses() {
+		queued := slices.ContainsFunc(r.Releasing, func(q Releasing) bool { return q.Volume == *m.Volume })
+		if !m.Foreign && !queued && !r.usesVolume(*m.Volume) {
+			r.Releasing = append(r.Releasing, Releasing{Volume: *m.Volume, Since: now})
+		}
+	}
+	if len(r.Releasing) == 0 {
+		r.Releasing = nil
+	}
 }
 
 // unsure reports whether nodes and descriptors of ours may lie outside the drive: a

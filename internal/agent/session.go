@@ -258,7 +258,11 @@ func (s *session) follow() {
 			s.trayMoved(e)
 		case "RESUME":
 			// A paused QEMU up to 8.2 kept descriptors that were taken back.
-			s.vm.a.start(func() { s.takeBackLoans(s.vm.a.ctx) })
+			// They keep volumes busy.
+			s.vm.a.start(func() {
+				s.takeBackLoans(s.vm.a.ctx)
+				s.vm.a.retryReleases()
+			})
 			s.vm.lookSoon()
 		case "DEVICE_DELETED":
 			// Its id may be another device's by the time that anybody looks.
@@ -267,7 +271,10 @@ func (s *session) follow() {
 			s.mu.Unlock()
 			s.vm.lookSoon()
 		case "BLOCK_EXPORT_DELETED", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED":
-			s.vm.a.start(func() { s.sweepLeft(s.vm.a.ctx) })
+			s.vm.a.start(func() {
+				s.sweepLeft(s.vm.a.ctx)
+				s.vm.a.retryReleases()
+			})
 		case "RESET":
 			// A reset closes an open tray without DEVICE_TRAY_MOVED.
 			s.vm.lookSoon()

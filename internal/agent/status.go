@@ -209,7 +209,7 @@ func (d *drive) status(st *blockdev.State) DriveStatus {
 		out.Operation = op.Status()
 	}
 	out.State = d.state(rec, st, unsettled)
-	out.Releasing = whyLeft(d.vm.leftover(d.name))
+	out.Releasing = d.releasing(rec)
 	if st == nil {
 		return out
 	}

@@ -403,6 +403,7 @@ func (v *vm) letGoIfEnded() error {
 		d.machineEnded()
 		d.dropRecord()
 	}
+	v.a.retryReleases() // it may have held one
 	v.a.publish(Event{Type: EventVMEnded, VM: v.name, Detail: "the machine's process ended"})
 	return nil
 }

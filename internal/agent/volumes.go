@@ -1,0 +1,339 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trayd/trayd/blockdev/volume"
+)
+
+// Storage is the volumes of this host: a *volume.Host.
+type Storage interface {
+	// Volume returns a volume by its reference. Its error is a *volume.Error.
+	Volume(volume.Ref) (volume.Volume, error)
+	// Orphans lists the volumes that are active and carry this agent's mark.
+	Orphans(context.Context) ([]volume.Ref, error)
+	// Configure takes new settings. Active volumes stay as they are.
+	Configure(volume.Options)
+}
+
+const (
+	// activateLimit is how long an activation may take. lvm2 needs tens of milliseconds;
+	// one that waits for a lost disk never ends.
+	activateLimit = 30 * time.Second
+	// releaseLimit is the same for a release. lvchange tries a busy volume for 5.6 s.
+	releaseLimit = 15 * time.Second
+	// A release that failed is tried again after minRelease, then after twice that each
+	// time. As long as the volume is held open a try costs a question to the kernel, so
+	// that it ends within a second of whatever held it.
+	minRelease = 125 * time.Millisecond
+	maxRelease = time.Second
+)
+
+// volumes is what the agent knows of the volumes that discs are on. Who uses one is
+// not kept here: the records say so.
+type volumes struct {
+	storage Storage
+
+	mu      sync.Mutex // guards below
+	locks   map[volume.Ref]*volumeLock
+	waiting map[volume.Ref]*waiting // releases that failed
+}
+
+// volumeLock is held while a volume is activated or released, so that nobody begins to
+// use one that somebody else is about to turn off.
+type volumeLock struct {
+	turn  chan struct{}
+	users int // holders and waiters; guarded by volumes.mu
+}
+
+// waiting is why a volume can't be released yet.
+type waiting struct {
+	Since time.Time
+	Tries int
+	Why   string
+	Busy  bool // held open by somebody; false: another failure
+	next  time.Time
+}
+
+func newVolumes(s Storage) *volumes {
+	return &volumes{storage: s, locks: make(map[volume.Ref]*volumeLock), waiting: make(map[volume.Ref]*waiting)}
+}
+
+// lock waits for the volume's turn, as long as ctx lasts.
+func (v *volumes) lock(ctx context.Context, ref volume.Ref) (unlock func(), err error) {
+	v.mu.Lock()
+	l := v.locks[ref]
+	if l == nil {
+		l = &volumeLock{turn: make(chan struct{}, 1)}
+		v.locks[ref] = l
+	}
+	l.users++
+	v.mu.Unlock()
+	leave := func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(v.locks, ref)
+		}
+	}
+	select {
+	case l.turn <- struct{}{}:
+		return func() { <-l.turn; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// due reports whether a release is worth a try now.
+func (v *volumes) due(ref volume.Ref) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	w := v.waiting[ref]
+	return w == nil || !time.Now().Before(w.next)
+}
+
+// why is why a release waits; nil when it doesn't.
+func (v *volumes) why(ref volume.Ref) *waiting {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if w := v.waiting[ref]; w != nil {
+		seen := *w
+		return &seen
+	}
+	return nil
+}
+
+// release releases a volume. One that was found held open before is only looked at as
+// long as it is.
+func (v *volumes) release(ctx context.Context, ref volume.Ref) error {
+	vol, err := v.storage.Volume(ref)
+	if err != nil {
+		return err
+	}
+	if w := v.why(ref); w != nil && w.Busy {
+		if st, err := vol.State(ctx); err == nil && st.Active && st.Held {
+			return errors.New(w.Why)
+		}
+	}
+	return vol.Release(ctx)
+}
+
+// failed notes that a release failed, and whether that is news.
+func (v *volumes) failed(ref volume.Ref, err error) (first bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	w := v.waiting[ref]
+	if w == nil {
+		w = &waiting{Since: time.Now()}
+		v.waiting[ref] = w
+	}
+	var busy *volume.BusyError
+	w.Busy = errors.As(err, &busy) || w.Busy && w.Why == err.Error()
+	w.Why = err.Error()
+	w.next = time.Now().Add(min(minRelease<<min(w.Tries, 20), maxRelease))
+	w.Tries++
+	return w.Tries == 1
+}
+
+// next is when the first of the queued releases is worth a try.
+func (v *volumes) next(queue []Releasing) time.Time {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	first := time.Now().Add(maxRelease)
+	for _, q := range queue {
+		if w := v.waiting[q.Volume]; w == nil {
+			return time.Now()
+		} else if w.next.Before(first) {
+			first = w.next
+		}
+	}
+	return first
+}
+
+// retryReleases tries every queued release now: something has happened that may have
+// ended what one waits for, or the agent has just started.
+func (a *Agent) retryReleases() {
+	a.volumes.mu.Lock()
+	for _, w := range a.volumes.waiting {
+		w.next = time.Time{}
+	}
+	a.volumes.mu.Unlock()
+	for _, v := range a.all() {
+		for _, d := range v.allDrives() {
+			if len(d.record().Releasing) > 0 {
+				a.startUnlessStopping(func() { d.retryReleases(a.ctx) })
+			}
+		}
+	}
+}
+
+func (v *volumes) released(ref volume.Ref) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.waiting, ref)
+}
+
+// VolumeUser is a drive that uses a volume.
+type VolumeUser struct {
+	VM    string `json:"vm"`
+	Drive string `json:"drive"`
+	State string `json:"state"` // loaded, loading or releasing
+	// Foreign is set when somebody else had activated the volume before.
+	Foreign bool `json:"foreign,omitempty"`
+}
+
+func (u VolumeUser) String() string { return u.VM + "/" + u.Drive }
+
+// users are the drives whose records speak of each volume. It is derived from the
+// records each time: a counter could drift.
+func (a *Agent) users() map[volume.Ref][]VolumeUser {
+	users := make(map[volume.Ref][]VolumeUser)
+	for _, v := range a.all() {
+		for _, d := range v.allDrives() {
+			rec := d.record()
+			add := func(ref volume.Ref, state string, foreign bool) {
+				users[ref] = append(users[ref], VolumeUser{VM: v.name, Drive: d.name, State: state, Foreign: foreign})
+			}
+			if in := rec.Loaded; in != nil && in.Medium.Volume != nil {
+				add(*in.Medium.Volume, StateLoaded, in.Medium.Foreign)
+			}
+			if c := rec.Change; c != nil && c.Target != nil && c.Target.Volume != nil {
+				add(*c.Target.Volume, string(c.Kind), c.Target.Foreign)
+			}
+			for _, q := range rec.Releasing {
+				add(q.Volume, StateReleasing, false)
+			}
+		}
+	}
+	return users
+}
+
+// StateReleasing is the state of a VolumeUser that waits for the volume's release.
+const StateReleasing = "releasing"
+
+// claim decides whose activation a volume is that a change is about to use: ours if
+// anything of ours uses it or is still to release it, and else whoever's it was before.
+// The caller holds the volume's lock.
+func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign bool, err error) {
+	users := a.users()[v.Ref()]
+	for _, u := range users {
+		if !u.Foreign {
+			return false, nil
+		}
+	}
+	if len(users) > 0 {
+		return true, nil
+	}
+	st, err := v.State(ctx)
+	return st.Active, err
+}
+
+// release releases a volume of the drive's queue, unless a record uses it, and takes
+// it off the queue. The caller has the drive's turn.
+func (d *drive) release(ctx context.Context, ref volume.Ref) error {
+	a := d.vm.a
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+	defer cancel()
+	unlock, err := a.volumes.lock(ctx, ref)
+	if err != nil {
+		return d.releaseFailed(ref, fmt.Errorf("volume %s is being turned on or off: %w", ref, err))
+	}
+	defer unlock()
+	var others []string // who use it, or have it queued too
+	for _, u := range a.users()[ref] {
+		if u.State != StateReleasing {
+			others = append(others, u.String())
+		}
+	}
+	event := Event{Type: EventReleased, VM: d.vm.name, Drive: d.name, Detail: fmt.Sprintf("volume %s is inactive", ref)}
+	if len(others) > 0 {
+		event.Detail = fmt.Sprintf("volume %s stays active: %s uses it", ref, strings.Join(others, ", "))
+	} else {
+		if err := a.volumes.release(ctx, ref); err != nil {
+			return d.releaseFailed(ref, err)
+		}
+	}
+	a.failPoint("volume-released")
+	rec := d.record()
+	rec.Releasing = slices.DeleteFunc(slices.Clone(rec.Releasing), func(q Releasing) bool { return q.Volume == ref })
+	if len(rec.Releasing) == 0 {
+		rec.Releasing = nil
+	}
+	if err := d.write(rec, true); err != nil {
+		return d.releaseFailed(ref, fmt.Errorf("volume %s is released, but that can't be written to the state file: %w", ref, err))
+	}
+	a.volumes.released(ref)
+	a.publish(event)
+	return nil
+}
+
+func (d *drive) releaseFailed(ref volume.Ref, err error) error {
+	if first := d.vm.a.volumes.failed(ref, err); first {
+		d.vm.a.publish(Event{Type: EventReleaseWaits, VM: d.vm.name, Drive: d.name, Detail: err.Error()})
+	}
+	return err
+}
+
+// retryLater has what is queued for release tried again when it is due. d.mu is held.
+func (d *drive) retryLater() {
+	if len(d.rec.Releasing) == 0 {
+		return
+	}
+	due := d.vm.a.volumes.next(d.rec.Releasing)
+	if d.releaseTimer != nil {
+		d.releaseTimer.Stop()
+	}
+	a := d.vm.a
+	d.releaseTimer = time.AfterFunc(time.Until(due), func() { a.startUnlessStopping(func() { d.retryReleases(a.ctx) }) })
+}
+
+// retryReleases releases what the record has queued, without asking QEMU.
+func (d *drive) retryReleases(ctx context.Context) {
+	select {
+	case d.turn <- struct{}{}:
+	default:
+		return // whoever has it settles the drive
+	}
+	rec := d.record()
+	for _, st := range plan(rec, Observation{VM: Silent, HoldReleases: !d.releasesDue(rec)}) {
+		_ = d.carryOut(ctx, nil, Observation{VM: Silent}, st) // noted, and tried again
+	}
+	d.giveUpTurn()
+	d.vm.releasedAll(d)
+}
+
+// releasesDue reports whether one of the queued releases is worth a try.
+func (d *drive) releasesDue(rec Record) bool {
+	return slices.ContainsFunc(rec.Releasing, func(q Releasing) bool { return d.vm.a.volumes.due(q.Volume) })
+}
+
+// releasedAll lets go of a machine that has ended and whose last volume was released.
+func (v *vm) releasedAll(d *drive) {
+	v.mu.Lock()
+	ended := v.ended && v.session == nil
+	v.mu.Unlock()
+	if ended {
+		d.dropRecord()
+		v.a.forget(v)
+	}
+}
+
+// releasing says what the drive still has to release, and why it can't yet.
+func (d *drive) releasing(rec Record) []string {
+	var words []string
+	for _, q := range rec.Releasing {
+		why := "to be released"
+		if w := d.vm.a.volumes.why(q.Volume); w != nil {
+			why = w.Why
+		}
+		words = append(words, why)
+	}
+	return append(words, whyLeft(d.vm.leftover(d.name))...)
+}
