@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/trayd/trayd/blockdev"
 )
@@ -103,12 +102,6 @@ func (s *session) sweepLeft(ctx context.Context) {
 	if left > 0 {
 		s.sweepNodes(ctx)
 	}
-}
-
-// incomplete is the error of an operation that is done and has left nodes.
-func (o *Operation) incomplete(nodes []string) error {
-	return o.error(Incomplete, "end that export or block job (`query-block-exports` and `query-block-jobs` show it); trayd then deletes the node by itself",
-		"%s of %s/%s is done in the machine; still to be cleaned up: %s", o.Verb, o.VM, o.Drive, strings.Join(whyLeft(nodes), ", "))
 }
 
 // whyLeft says of nodes why they are left over.

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,29 +12,70 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/iso"
 )
 
-// openMedium opens the file that a medium's name means, beneath one of the roots,
-// and says what it is. A relative name is looked for in every root.
+// source is where a medium's name leads: to a file or device that is opened at once,
+// or to a volume that has to be active first.
+type source struct {
+	file   *os.File
+	medium *Medium
+	volume volume.Volume // nil for a plain file or device
+}
+
+// open finds and opens what a medium's name means, as far as nothing has to be turned
+// on for it.
+func (a *Agent) openMedium(name string, o *Options, validate bool) (source, error) {
+	kind, rest, ok := strings.Cut(name, ":")
+	switch {
+	case name == "":
+		return source{}, newError(BadRequest, "name a medium: the path of an ISO file beneath "+list(o.MediaRoots)+", or a volume such as lvm:VG/LV", "no medium was named")
+	case !ok, strings.Contains(kind, "/"):
+	case kind == string(volume.LVM), kind == string(volume.DM):
+		return a.openVolume(name, volume.Ref{Kind: volume.Kind(kind), Name: rest}, "")
+	case kind == string(volume.Loop):
+		f, path, err := openBeneathRoots(rest, o.MediaRoots)
+		if err != nil {
+			return source{}, err
+		}
+		defer f.Close()
+		if _, err := identify(f, name, path); err != nil {
+			return source{}, err
+		}
+		return a.openVolume(name, volume.Ref{Kind: volume.Loop, Name: path}, "")
+	case kind == string(volume.Block):
+		return a.openFile(name, rest, o.MediaRoots, validate)
+	}
+	return a.openFile(name, name, o.MediaRoots, validate)
+}
+
+// openFile opens a file or a device beneath one of the roots, and says what it is. A
+// relative path is looked for in every root.
 //
 // The file is opened with openat2 and RESOLVE_BENEATH, so that neither ".." nor a
 // symbolic link leads out of the roots, not even one that is exchanged meanwhile.
 // What is inspected is the descriptor that QEMU gets.
-func openMedium(name string, roots []string, validate bool, prober *iso.Prober) (*os.File, *Medium, error) {
-	if name == "" {
-		return nil, nil, newError(BadRequest, "name a medium: the path of an ISO file beneath "+list(roots), "no medium was named")
-	}
-	f, path, err := openBeneathRoots(name, roots)
+func (a *Agent) openFile(name, path string, roots []string, validate bool) (source, error) {
+	f, path, err := openBeneathRoots(path, roots)
 	if err != nil {
-		return nil, nil, err
+		return source{}, err
 	}
-	m, err := inspect(f, name, path, validate, prober)
+	m, err := inspect(f, name, path, validate, &a.prober)
 	if err != nil {
 		f.Close()
-		return nil, nil, err
+		return source{}, err
 	}
-	return f, m, nil
+	return source{file: f, medium: m}, nil
+}
+
+// openVolume finds a volume. What it holds is known once it is active.
+func (a *Agent) openVolume(name string, ref volume.Ref, inside string) (source, error) {
+	v, err := a.volumes.storage.Volume(ref)
+	if err != nil {
+		return source{}, volumeError(name, err)
+	}
+	return source{volume: v, medium: &Medium{Name: name, Volume: &ref, Inside: inside}}, nil
 }
 
 func openBeneathRoots(name string, roots []string) (*os.File, string, error) {
@@ -138,23 +180,36 @@ func openBeneath(root, rel string) (*os.File, error) {
 	}
 }
 
-// inspect says what an open file is, and refuses what is no disc.
-func inspect(f *os.File, name, path string, validate bool, prober *iso.Prober) (*Medium, error) {
+// identify says which file or device is open, and refuses what can't be a disc.
+func identify(f *os.File, name, path string) (*Medium, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, mediumError(name, err)
 	}
-	if st.IsDir() {
-		return nil, newError(Unreadable, "name the ISO file itself", "medium %s is a directory", name)
-	}
-	if !st.Mode().IsRegular() {
-		return nil, newError(Unreadable, "use a regular file", "medium %s is not a regular file (%s)", name, st.Mode().Type())
-	}
 	m := &Medium{Name: name, Path: path, Size: st.Size(), Modified: st.ModTime().UTC()}
+	switch {
+	case st.IsDir():
+		return nil, newError(Unreadable, "name the ISO file itself", "medium %s is a directory", name)
+	case st.Mode().Type() == fs.ModeDevice: // a block device: its size is where it ends
+		if m.Size, err = f.Seek(0, io.SeekEnd); err != nil {
+			return nil, mediumError(name, err)
+		}
+	case !st.Mode().IsRegular():
+		return nil, newError(Unreadable, "use a regular file or a block device", "medium %s is neither a regular file nor a block device (%s)", name, st.Mode().Type())
+	}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 		m.Dev, m.Inode = sys.Dev, sys.Ino
 	}
-	info, err := prober.Probe(f, st.Size())
+	return m, nil
+}
+
+// inspect says what an open file is, and refuses what is no disc.
+func inspect(f *os.File, name, path string, validate bool, prober *iso.Prober) (*Medium, error) {
+	m, err := identify(f, name, path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := prober.Probe(f, m.Size)
 	m.VolumeID = info.VolumeID
 	if err == nil || !validate {
 		return m, nil
@@ -168,6 +223,22 @@ func inspect(f *os.File, name, path string, validate bool, prober *iso.Prober) (
 	}
 	return nil, newError(NotADisc, "use an ISO 9660 or UDF image; root may insert it all the same with --no-validate",
 		"medium %s: %w", name, err)
+}
+
+// volumeError is the error of a medium whose volume can't be had.
+func volumeError(name string, err error) error {
+	var e *volume.Error
+	if !errors.As(err, &e) {
+		return newError(Unreadable, "see `trayctl volumes`", "medium %s can't be activated: %w", name, err)
+	}
+	code := Unreadable
+	switch e.Reason {
+	case volume.NoSuchGroup, volume.NoSuchVolume, volume.Undefined:
+		code = NoSuchMedium
+	case volume.BadName:
+		code = BadRequest
+	}
+	return newError(code, e.Next, "medium %s: %w", name, err)
 }
 
 func mediumError(name string, err error) error {

@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/internal/qemutest"
-	"github.com/trayd/trayd/iso"
 )
 
 // TestMediaRefused: what is no disc, or not ours to give, is refused before anything
@@ -74,8 +73,8 @@ func TestMediaRefused(t *testing.T) {
 		{"truncated", media + "cut.iso", Truncated},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			f, _, err := openMedium(row.medium, r.opts.MediaRoots, true, new(iso.Prober))
-			require.Nil(t, f)
+			src, err := new(Agent).openMedium(row.medium, &r.opts, true)
+			require.Nil(t, src.file)
 			(&rig{t: t}).isError(row.code, err)
 		})
 	}
@@ -121,14 +120,14 @@ func TestMediaFound(t *testing.T) {
 		{"root within a root", media + "/deep/inside.iso", "DISC_A", []string{media, media + "/deep"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			f, m, err := openMedium(row.medium, row.roots, true, new(iso.Prober))
+			src, err := new(Agent).openMedium(row.medium, &Options{MediaRoots: row.roots}, true)
 			require.NoError(t, err)
-			defer f.Close()
-			require.Equal(t, row.volume, m.VolumeID)
-			require.Equal(t, row.medium, m.Name)
+			defer src.file.Close()
+			require.Equal(t, row.volume, src.medium.VolumeID)
+			require.Equal(t, row.medium, src.medium.Name)
 		})
 	}
-	_, _, err := openMedium(media+"/other-root.iso", []string{media}, true, new(iso.Prober))
+	_, err := new(Agent).openMedium(media+"/other-root.iso", &Options{MediaRoots: []string{media}}, true)
 	require.Equal(t, OutsideRoots, CodeOf(err), "the other root is none any more")
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/qmp"
 )
 
@@ -46,11 +47,12 @@ type Phase string
 
 // The phases.
 const (
-	Starting  Phase = "starting"
-	Waiting   Phase = "waiting-for-guest"
-	Changing  Phase = "changing"
-	Unsettled Phase = "unsettled" // the outcome is not known; QEMU is being asked
-	Ended     Phase = "ended"
+	Starting   Phase = "starting"
+	Waiting    Phase = "waiting-for-guest"
+	Activating Phase = "activating" // the volume that holds the disc
+	Changing   Phase = "changing"
+	Unsettled  Phase = "unsettled" // the outcome is not known; QEMU is being asked
+	Ended      Phase = "ended"
 )
 
 // Operation is a request on its way. Its exported fields never change.
@@ -211,24 +213,101 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.file != nil {
-		defer t.file.Close()
-	}
+	defer func() {
+		if t.file != nil {
+			t.file.Close()
+		}
+	}()
 	if t.nothingToDo != "" {
 		return &Outcome{Operation: o.ID, Verb: o.Verb, Medium: o.Medium, By: o.By, Result: Done, Reason: t.nothingToDo, At: time.Now().UTC()}, nil
 	}
-	rec := d.record()
+	if t.volume != nil {
+		err = o.turnOn(ctx, s, t)
+	} else {
+		err = o.intend(s, t)
+	}
+	if d.record().Change == nil { // nothing was touched
+		return nil, err
+	}
+	if err == nil {
+		o.setPhase(Changing)
+		err = o.change(ctx, s, t)
+	}
+	return o.conclude(ctx, s, err)
+}
+
+// intend makes durable what is about to be done.
+func (o *Operation) intend(s *session, t *task) error {
+	rec := o.drive.record()
 	rec.Process = s.process
 	rec.Asked = nil
 	rec.Change = &t.change
-	if err := d.write(rec, false); err != nil {
-		return nil, newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
+	if err := o.drive.write(rec, false); err != nil {
+		return newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
 			"the change can't be written to the state file: %w", err)
 	}
-	d.vm.a.failPoint("intent-written")
-	o.setPhase(Changing)
-	attempt := o.change(ctx, s, t)
-	return o.conclude(ctx, s, attempt)
+	o.drive.vm.a.failPoint("intent-written")
+	return nil
+}
+
+// turnOn makes the intent durable, activates the disc's volume, and opens and inspects
+// the disc. Its own claim to the volume is durable before the volume is activated, and
+// nobody turns the volume off in between.
+func (o *Operation) turnOn(ctx context.Context, s *session, t *task) error {
+	a, target := o.drive.vm.a, t.change.Target
+	ctx, cancel := context.WithTimeout(ctx, activateLimit)
+	defer cancel()
+	o.setPhase(Activating)
+	unlock, err := a.volumes.lock(ctx, *target.Volume)
+	if err != nil {
+		return o.error(DriveBusy, "try again in a moment; `trayctl volumes` shows it", "volume %s is being turned on or off; nothing was touched", target.Volume)
+	}
+	defer unlock()
+	if target.Foreign, err = a.claim(ctx, t.volume); err != nil {
+		return o.about(volumeError(target.Name, err))
+	}
+	if err := o.intend(s, t); err != nil {
+		return err
+	}
+	if err := t.volume.Activate(ctx); err != nil {
+		return o.about(volumeError(target.Name, err))
+	}
+	a.failPoint("volume-activated")
+	f, err := t.volume.Open(ctx, target.Inside)
+	if err != nil {
+		return o.about(volumeError(target.Name, err))
+	}
+	type inspected struct {
+		medium *Medium
+		err    error
+	}
+	seen := make(chan inspected, 1)
+	go func() {
+		m, err := inspect(f, target.Name, f.Name(), !o.req.NoValidate, &a.prober)
+		seen <- inspected{m, err}
+	}()
+	var got inspected
+	select {
+	case got = <-seen:
+		t.file = f
+	case <-ctx.Done(): // a device that doesn't answer can't be waited for; it closes when it does
+		go func() { <-seen; f.Close() }()
+		got.err = newError(Unreadable, "is its device still there? nothing was changed in the machine",
+			"medium %s could not be read within %s", target.Name, activateLimit)
+	}
+	if got.err != nil {
+		return o.about(got.err)
+	}
+	medium := got.medium
+	medium.Volume, medium.Inside, medium.Foreign = target.Volume, target.Inside, target.Foreign
+	// Known from here on, and durable with the outcome.
+	rec := o.drive.record()
+	c := *rec.Change
+	c.Target = medium
+	rec.Change = &c
+	t.change = c
+	o.drive.setRecord(rec)
+	return nil
 }
 
 // conclude settles the drive after the attempt and says what came of it.
@@ -237,10 +316,7 @@ func (o *Operation) conclude(ctx context.Context, s *session, attempt error) (*O
 	if errors.Is(attempt, qmp.ErrUnanswered) && s.conn.Err() == nil {
 		return nil, o.unknown(attempt)
 	}
-	ours := []string{} // the nodes that this operation may leave
-	if c := d.record().Change; c != nil {
-		ours = append(ours, c.From.Node, c.Node, c.Node+blockdev.TrySuffix, restoredNode(c))
-	}
+	before := d.record()
 	var inUse *blockdev.NodeInUseError
 	if errors.As(attempt, &inUse) {
 		d.vm.leaveNode(inUse.Node, d.name)
@@ -269,11 +345,29 @@ func (o *Operation) conclude(ctx context.Context, s *session, attempt error) (*O
 		return nil, o.unknown(errors.New(why))
 	}
 	err := o.verdict(last, attempt)
-	left := slices.DeleteFunc(d.vm.leftover(d.name), func(n string) bool { return !slices.Contains(ours, n) })
-	if err == nil && len(left) > 0 {
-		err = o.incomplete(left)
+	if left := o.left(before); err == nil && len(left) > 0 {
+		err = o.error(Incomplete, "trayd goes on trying; `trayctl volumes` and `trayctl drives` show it until it is done. What holds it has to end: a program, an export, a block job",
+			"%s of %s/%s is done in the machine; still to be cleaned up: %s", o.Verb, o.VM, o.Drive, strings.Join(left, "; "))
 	}
 	return last, err
+}
+
+// left says what the operation, whose record was before, left to be cleaned up.
+func (o *Operation) left(before Record) []string {
+	d := o.drive
+	var words []string
+	for _, q := range d.record().Releasing {
+		if w := d.vm.a.volumes.why(q.Volume); w != nil && before.usesVolume(q.Volume) {
+			words = append(words, w.Why)
+		}
+	}
+	c := before.Change
+	if c == nil {
+		return words
+	}
+	ours := []string{c.From.Node, c.Node, c.Node + blockdev.TrySuffix, restoredNode(c)}
+	nodes := slices.DeleteFunc(d.vm.leftover(d.name), func(n string) bool { return !slices.Contains(ours, n) })
+	return append(words, whyLeft(nodes)...)
 }
 
 // confirmed reports whether QEMU shows what was asked for.
@@ -329,8 +423,9 @@ func (o *Operation) settleUnknown(ctx context.Context, s *session) {
 // task is a prepared change.
 type task struct {
 	change      Change
-	file        *os.File // the new disc; nil for an eject
-	id          string   // QEMU's id of the drive
+	file        *os.File      // the new disc; nil for an eject, and until its volume is active
+	volume      volume.Volume // that holds the new disc; nil for a plain file
+	id          string        // QEMU's id of the drive
 	before      blockdev.State
 	nothingToDo string // why there is nothing to do
 }
@@ -344,7 +439,7 @@ func (o *Operation) change(ctx context.Context, s *session, t *task) (err error)
 	if err != nil {
 		return err
 	}
-	if t.file == nil {
+	if t.change.Kind == Ejecting {
 		return o.attempts(ctx, s, t, func(ctx context.Context, force bool) error {
 			return changer.Eject(ctx, t.id, force)
 		})

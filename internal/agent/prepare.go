@@ -26,12 +26,12 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 	defer close(gaveUp)
 	if o.Verb != Eject {
 		go func() {
-			f, m, err := openMedium(o.Medium, o.opts.MediaRoots, !o.req.NoValidate, &d.vm.a.prober)
+			src, err := d.vm.a.openMedium(o.Medium, o.opts, !o.req.NoValidate)
 			select {
-			case disc <- opened{f, m, err}:
+			case disc <- opened{src, err}:
 			case <-gaveUp: // the kernel can't be told to stop waiting: it came too late
-				if f != nil {
-					f.Close()
+				if src.file != nil {
+					src.file.Close()
 				}
 			}
 		}()
@@ -40,7 +40,7 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 	if o.Verb != Eject {
 		got = o.await(ctx, disc)
 	}
-	t := &task{file: got.file, id: d.id(), before: st}
+	t := &task{file: got.file, volume: got.volume, id: d.id(), before: st}
 	switch {
 	case err != nil:
 		err = o.cannotLook(s, err)
@@ -58,11 +58,10 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 	return t, nil
 }
 
-// opened is a disc, opened and inspected.
+// opened is a disc, opened and inspected as far as nothing had to be turned on.
 type opened struct {
-	file   *os.File
-	medium *Medium
-	err    error
+	source
+	err error
 }
 
 // await waits for the disc to be opened, for a while.
