@@ -5,12 +5,14 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/blockdev/volume"
 )
 
 // scenario is one history: a drive, an operation that dies, is refused or gives up at
@@ -28,6 +30,7 @@ type scenario struct {
 	others  string // who does what after the operation
 	again   int    // command of the first recovery before which it dies; 0: it lives
 	others2 string // who does what after that
+	volumes string // of the old disc and the new: two, the same, one that is used elsewhere too, busy ones, or none
 }
 
 var (
@@ -36,6 +39,7 @@ var (
 	modelDoors    = []string{"open", "closed", "locked"}
 	modelForce    = []string{"never", "at-once", "then"}
 	modelGuests   = []string{"ignores", "unlocks", "gives-in"}
+	modelVolumes  = []string{"two", "same", "elsewhere", "busy", "none"}
 	modelOthers   = []string{"", "guest-opens", "guest-closes", "guest-locks", "guest-unlocks", "reset", "taken-out", "taken-out-closed", "theirs-in", "restarted"}
 )
 
@@ -44,15 +48,32 @@ func (s scenario) newWorld() (*world, Before) {
 	w := &world{
 		vm: Present, rec: recordWith(""), nodes: map[string]bool{}, loans: map[int]string{},
 		open: s.door == "open", locked: s.door == "locked", policy: s.policy,
+		active: map[volume.Ref]bool{}, oldVolume: &oldVolume, newVolume: &newVolume,
+	}
+	switch s.volumes {
+	case "same":
+		w.newVolume = &oldVolume
+	case "elsewhere":
+		w.elsewhere, w.active[oldVolume] = oldVolume, true
+	case "busy":
+		w.busy = true
+	case "none":
+		w.oldVolume, w.newVolume = nil, nil
 	}
 	from := Before{TrayOpen: w.open}
 	switch s.before {
 	case "ours", "ours-added":
 		w.rec, from.Node, from.File = recordWith(oldNode), oldNode, oldFile
+		if w.rec.Loaded.Medium.Volume = w.oldVolume; w.oldVolume != nil {
+			w.active[oldVolume] = true
+		}
 	case "theirs":
 		from.Node, from.File = theirNode, theirFile
 	case "theirs-unnamed":
 		from.Node = theirNode
+	}
+	if !isOurs(from.Node) {
+		w.oldVolume = nil
 	}
 	if from.Node != "" {
 		w.node, w.nodes[from.Node] = from.Node, s.before != "ours-added"
@@ -82,7 +103,13 @@ func (s scenario) operate(w *world, from Before, changer blockdev.Changer) *Give
 	rec.Loaded = w.rec.Loaded
 	rec.Change.Asked = w.locked && s.force != "at-once"
 	rec.Change.Stepwise = s.changer == "stepwise" && s.verb == Replace
+	if s.verb == Replace {
+		rec.Change.Target.Volume = w.newVolume
+	}
 	w.write(rec)
+	if s.verb == Replace && w.newVolume != nil {
+		w.activate(*w.newVolume)
+	}
 	if s.verb == Eject {
 		return s.attempts(w, func(force bool) error { return changer.Eject(ctx, "cd0", force) })
 	}
@@ -176,6 +203,13 @@ func (s scenario) run() (wrong string, operation, recovery int, w *world) {
 	if wrong == "" {
 		wrong = s.lateAnswerWrong(w, changer)
 	}
+	if wrong == "" && w.busy {
+		w.busy = false // whoever held the volumes has let go
+		wrong = w.settle(changer, nil)
+	}
+	if wrong == "" && len(w.rec.Releasing) > 0 {
+		wrong = "a volume is never released"
+	}
 	return wrong, operation, recovery, w
 }
 
@@ -186,7 +220,7 @@ func (s scenario) endWrong(w *world, from Before) string {
 		return "a record with a change is left"
 	}
 	if w.vm != Present {
-		if !rec.empty() {
+		if !rec.idle() {
 			return "a record of a machine that has ended"
 		}
 		return ""
@@ -232,7 +266,7 @@ func (s scenario) lateAnswerWrong(w *world, changer blockdev.Changer) string {
 		return ""
 	}
 	late := *w
-	late.nodes, late.loans = maps.Clone(w.nodes), maps.Clone(w.loans)
+	late.nodes, late.loans, late.active = maps.Clone(w.nodes), maps.Clone(w.loans), maps.Clone(w.active)
 	late.interfere("guest-opens")
 	if wrong := late.settle(s.newChanger(&late), nil); wrong != "" {
 		return "after a late answer: " + wrong
@@ -261,8 +295,15 @@ func eachOperation(changers []string, f func(scenario)) {
 							if door != "locked" && (force == "then" || guest != "ignores") {
 								continue // nobody is asked
 							}
-							for _, policy := range []GuestEject{GuestEjectRelease, GuestEjectKeep} {
-								f(scenario{changer: changer, verb: verb, before: before, door: door, force: force, guest: guest, policy: policy})
+							s := scenario{changer: changer, verb: verb, before: before, door: door, force: force, guest: guest, volumes: "two"}
+							for _, s.policy = range []GuestEject{GuestEjectRelease, GuestEjectKeep} {
+								f(s)
+							}
+							if door == "closed" && strings.HasPrefix(before, "ours") {
+								s.policy = GuestEjectRelease
+								for _, s.volumes = range modelVolumes[1:] {
+									f(s)
+								}
 							}
 						}
 					}
@@ -328,6 +369,7 @@ func TestModelRandom(t *testing.T) {
 		s.others = modelOthers[r.IntN(len(modelOthers))]
 		s.others2 = modelOthers[r.IntN(len(modelOthers))]
 		s.again = r.IntN(8)
+		s.volumes = modelVolumes[r.IntN(len(modelVolumes))]
 		if at := r.IntN(12); r.IntN(2) == 0 {
 			s.dieAt = at
 		} else {

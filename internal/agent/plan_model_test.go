@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/qmp"
 )
 
@@ -32,6 +34,11 @@ type world struct {
 	lastSet      int
 	askedOver    bool
 	policy       GuestEject
+	oldVolume    *volume.Ref // that the old disc is on; nil for none
+	newVolume    *volume.Ref
+	active       map[volume.Ref]bool // the volumes that are on
+	elsewhere    volume.Ref          // the one that another machine's drive uses, too
+	busy         bool                // somebody holds every volume open: none can be released
 
 	ticks   int // commands and writes so far
 	dieAt   int // the agent dies before this one; 0: never
@@ -211,6 +218,57 @@ func (w *world) observe(given *GivenUp) Observation {
 	return obs
 }
 
+// The volumes of the model: the old disc's and the new one's.
+var (
+	oldVolume = volume.Ref{Kind: volume.LVM, Name: "vg0/old"}
+	newVolume = volume.Ref{Kind: volume.LVM, Name: "vg0/new"}
+)
+
+// activate is Operation.turnOn.
+func (w *world) activate(ref volume.Ref) {
+	w.tick("activate " + ref.Name)
+	w.active[ref] = true
+}
+
+// release is drive.release.
+func (w *world) release(ref volume.Ref) {
+	if !w.rec.usesVolume(ref) && ref != w.elsewhere {
+		if w.busy {
+			w.log = append(w.log, ref.Name+" is busy")
+			return
+		}
+		w.tick("release " + ref.Name)
+		delete(w.active, ref)
+	}
+	rec := w.rec
+	rec.Releasing = slices.DeleteFunc(slices.Clone(rec.Releasing), func(q Releasing) bool { return q.Volume == ref })
+	if len(rec.Releasing) == 0 {
+		rec.Releasing = nil
+	}
+	w.write(rec)
+}
+
+// volumesWrong says what is wrong with the volumes at any moment, in the middle of
+// everything: a disc that a guest can read needs its volume, and a volume that is on
+// needs a record.
+func (w *world) volumesWrong() string {
+	for _, v := range []struct {
+		node string
+		ref  *volume.Ref
+	}{{oldNode, w.oldVolume}, {backNode, w.oldVolume}, {newNode, w.newVolume}} {
+		if v.ref != nil && w.node == v.node && w.vm == Present && !w.active[*v.ref] {
+			return "the volume of " + v.node + " is off and the disc is in"
+		}
+	}
+	for ref := range w.active {
+		queued := slices.ContainsFunc(w.rec.Releasing, func(q Releasing) bool { return q.Volume == ref })
+		if !queued && !w.rec.usesVolume(ref) && ref != w.elsewhere {
+			return ref.Name + " is on and no record speaks of it"
+		}
+	}
+	return ""
+}
+
 // carryOut is drive.carryOut.
 func (w *world) carryOut(changer blockdev.Changer, st Step) error {
 	ctx := context.Background()
@@ -237,6 +295,9 @@ func (w *world) carryOut(changer blockdev.Changer, st Step) error {
 	case Write:
 		w.write(st.Record)
 		return nil
+	case Release:
+		w.release(st.Volume)
+		return nil
 	}
 	return fmt.Errorf("no such step: %T", st)
 }
@@ -254,10 +315,14 @@ func (w *world) takeBack(fdset int) error {
 // is wrong, or "".
 func (w *world) settle(changer blockdev.Changer, given *GivenUp) string {
 	for range settleRounds {
-		if steps := plan(w.rec, Observation{VM: Silent, Node: w.node, TrayOpen: w.open}); len(steps) > 0 {
-			return "steps for a QEMU that doesn't answer"
+		for _, st := range plan(w.rec, Observation{VM: Silent, Node: w.node, TrayOpen: w.open}) {
+			if _, ok := st.(Release); !ok {
+				return "steps for a QEMU that doesn't answer"
+			}
 		}
-		steps := plan(w.rec, w.observe(given))
+		obs := w.observe(given)
+		obs.HoldReleases = w.busy
+		steps := plan(w.rec, obs)
 		if len(steps) == 0 {
 			return ""
 		}
@@ -278,6 +343,9 @@ func (w *world) settle(changer blockdev.Changer, given *GivenUp) string {
 
 // stepWrong says what is wrong with a step that recovery has just done.
 func (w *world) stepWrong(st Step, node string, before Record) string {
+	if wrong := w.volumesWrong(); wrong != "" {
+		return wrong
+	}
 	if node != "" && !isOurs(node) && w.node != node {
 		return fmt.Sprintf("%s touched somebody else's disc", describe(st))
 	}

@@ -90,6 +90,8 @@ func describe(st Step) string {
 		return "delete " + st.Node
 	case TakeBack:
 		return fmt.Sprint("take back ", st.FDSet)
+	case Release:
+		return "release " + st.Volume.Name
 	case Write:
 		s := "write: "
 		if st.Event != "" {
@@ -105,6 +107,9 @@ func describe(st Step) string {
 		}
 		if a := st.Record.Asked; a != nil {
 			s += ", asked about " + a.Node
+		}
+		for _, q := range st.Record.Releasing {
+			s += ", releasing " + q.Volume.Name
 		}
 		if l := st.Record.Last; l != nil {
 			s += ", " + string(l.Result)
