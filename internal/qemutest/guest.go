@@ -35,8 +35,7 @@ func (v *VM) Guest(t testing.TB) *Guest {
 	t.Helper()
 	q := v.qtest(t)
 	var added, own adapter
-	for devfn := range uint32(32 << 3) {
-		f := pciFunction{q, devfn}
+	for _, f := range q.pciFunctions() {
 		id, class := f.config(pciID), f.config(pciClass)>>8
 		switch {
 		case id == virtioSCSIID || id == virtioSCSITransitionalID:

@@ -51,9 +51,7 @@ func (d ide) packet(length int, cdb []byte) (data []byte, ok bool) {
 		return status&ataBusy == 0
 	})
 	if status&ataDRQ != 0 {
-		for range length / 2 {
-			data = binary.LittleEndian.AppendUint16(data, uint16(d.in(wide16, ideData)))
-		}
+		data = d.ins(ideData, length/2)
 	}
 	return data, status&ataError == 0
 }

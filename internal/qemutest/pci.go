@@ -14,6 +14,7 @@ const (
 // Registers of a function's configuration space (PCI 3.0, 6.1 and 6.2.5).
 const (
 	pciID           = 0x00 // device<<16 | vendor
+	pciAbsent       = 0xFFFFFFFF
 	pciCommand      = 0x04
 	pciClass        = 0x08 // class<<8 | revision
 	pciBAR          = 0x10
@@ -30,7 +31,22 @@ type pciFunction struct {
 	devfn uint32 // device<<3 | function
 }
 
-// select points the configuration data port (PCI 3.0, 3.2.2.3.2) at a register.
+// pciFunctions are those on bus 0. A device has a function 0 if it has any.
+func (q *qtest) pciFunctions() (all []pciFunction) {
+	for device := range uint32(32) {
+		for function := range uint32(8) {
+			f := pciFunction{q, device<<3 | function}
+			if f.config(pciID) != pciAbsent {
+				all = append(all, f)
+			} else if function == 0 {
+				break
+			}
+		}
+	}
+	return all
+}
+
+// point points the configuration data port (PCI 3.0, 3.2.2.3.2) at a register.
 func (f pciFunction) point(register uint32) (port uint32) {
 	f.out(wide32, 0xCF8, 1<<31|f.devfn<<8|register&^3)
 	return 0xCFC

@@ -2,8 +2,10 @@ package qemutest
 
 import (
 	"bufio"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -37,9 +39,19 @@ func (v *VM) qtest(t testing.TB) *qtest {
 // say sends one line and returns what stands after the OK in the answer.
 func (q *qtest) say(format string, args ...any) string {
 	q.t.Helper()
+	q.send(fmt.Sprintf(format+"\n", args...))
+	return q.answer()
+}
+
+func (q *qtest) send(lines string) {
+	q.t.Helper()
 	require.NoError(q.t, q.conn.SetDeadline(time.Now().Add(10*time.Second)))
-	_, err := fmt.Fprintf(q.conn, format+"\n", args...)
+	_, err := io.WriteString(q.conn, lines)
 	require.NoError(q.t, err)
+}
+
+func (q *qtest) answer() string {
+	q.t.Helper()
 	for {
 		line, err := q.r.ReadString('\n')
 		require.NoError(q.t, err, "qtest")
@@ -53,8 +65,13 @@ func (q *qtest) say(format string, args ...any) string {
 // ask is say for a number.
 func (q *qtest) ask(format string, args ...any) uint32 {
 	q.t.Helper()
-	n, err := strconv.ParseUint(q.say(format, args...), 0, 32)
-	require.NoError(q.t, err)
+	return q.number(q.say(format, args...))
+}
+
+func (q *qtest) number(answer string) uint32 {
+	q.t.Helper()
+	n, err := strconv.ParseUint(answer, 0, 32)
+	require.NoError(q.t, err, "qtest")
 	return uint32(n)
 }
 
@@ -66,6 +83,17 @@ const (
 )
 
 func (q *qtest) in(width string, port uint32) uint32 { return q.ask("in%s %#x", width, port) }
+
+// ins reads a port n times, 16 bits at a time. It doesn't wait for one answer before it
+// asks for the next, which makes a sector's 1,024 reads take 4 ms, and not 30.
+func (q *qtest) ins(port uint32, n int) (data []byte) {
+	q.t.Helper()
+	q.send(strings.Repeat(fmt.Sprintf("inw %#x\n", port), n))
+	for range n {
+		data = binary.LittleEndian.AppendUint16(data, uint16(q.number(q.answer())))
+	}
+	return data
+}
 
 func (q *qtest) out(width string, port, value uint32) { q.say("out%s %#x %#x", width, port, value) }
 
