@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Guest plays the guest of a machine with one CD drive. There is one to a machine, and
-// it goes on after a reset, as a guest that has booted again.
+// Guest plays the guest of a machine with a CD drive: of several, it has the first on
+// its bus. It goes on after a reset, as a guest that has booted again.
 type Guest struct {
 	t       testing.TB
 	adapter adapter
@@ -19,18 +19,18 @@ type Guest struct {
 // that is stopped (-S), too: QEMU does what their registers ask for at once or in
 // bottom halves, with no timer, and its block layer reads on.
 type adapter interface {
-	// ready reports whether start has been called since power on or the last reset.
-	ready() bool
-	// start sets the adapter up as a driver does at boot.
+	// start sets the adapter up as a driver does at boot, whoever has had it before.
 	start()
+	// ready is false when a reset has undone that.
+	ready() bool
 	// send sends the drive a command and reads up to length bytes of its answer. An
 	// error has a sense (SPC-4 4.5.3), nothing else has.
 	send(length int, cdb []byte) (data, sense []byte)
 }
 
-// Guest connects to the machine, and finds out on which bus its drive is. That an
-// adapter has been added to a machine means that the drive hangs on it, and not on the
-// chipset's own.
+// Guest connects to the machine, which has room for one guest at a time, and boots: an
+// adapter that was added to the machine is there for the drive, so that it comes before
+// the chipset's own.
 func (v *VM) Guest(t testing.TB) *Guest {
 	t.Helper()
 	q := v.qtest(t)
@@ -52,6 +52,7 @@ func (v *VM) Guest(t testing.TB) *Guest {
 		added = own
 	}
 	require.NotNil(t, added, "the machine has no adapter that a Guest has a driver for")
+	added.start()
 	return &Guest{t: t, adapter: added}
 }
 
@@ -67,7 +68,7 @@ const (
 
 const senseSize = 18 // of fixed format sense data (SPC-4 4.5.3)
 
-// thenSense is send for the buses on which the sense has to be asked for.
+// thenSense is send for the buses on which a driver has to ask for the sense.
 func thenSense(packet func(length int, cdb []byte) (data []byte, ok bool), length int, cdb []byte) (data, sense []byte) {
 	data, ok := packet(length, cdb)
 	if !ok {

@@ -59,6 +59,7 @@ func (a *ahci) start() {
 			continue
 		}
 		a.port = hba + ahciPorts + i*ahciPortSize
+		a.stop()
 		a.put64(a.port+portCLB, ahciList)
 		a.put64(a.port+portFB, ahciFIS)
 		a.put(wide32, a.port+portCMD, portReceive)
@@ -66,7 +67,7 @@ func (a *ahci) start() {
 			a.put(wide32, a.port+portCMD, portReceive|portStart)
 			return
 		}
-		a.put(wide32, a.port+portCMD, 0)
+		a.stop()
 	}
 	a.t.Fatal("no CD drive on a port of the AHCI adapter")
 }
@@ -104,10 +105,14 @@ func (a *ahci) packet(length int, cdb []byte) (data []byte, ok bool) {
 	return a.read(ahciData, min(length, int(done))), true
 }
 
-// recover lets a port go on that an error has stopped (AHCI 1.3.1, 6.2.2.1).
+// recover lets the port go on that an error has stopped (AHCI 1.3.1, 6.2.2.1).
 func (a *ahci) recover() {
-	a.put(wide32, a.port+portCMD, portReceive)
-	a.until("the AHCI port to stop", func() bool { return a.get(wide32, a.port+portCMD)&portRunning == 0 })
+	a.stop()
 	a.put(wide32, a.port+portIS, a.get(wide32, a.port+portIS)) // a one clears
 	a.put(wide32, a.port+portCMD, portReceive|portStart)
+}
+
+func (a *ahci) stop() {
+	a.put(wide32, a.port+portCMD, 0)
+	a.until("the AHCI port to stop", func() bool { return a.get(wide32, a.port+portCMD)&portRunning == 0 })
 }

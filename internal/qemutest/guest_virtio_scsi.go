@@ -37,6 +37,7 @@ const (
 
 // Bits of the device status, in the order in which a driver sets them (2.1, 3.1.1).
 const (
+	virtioReset       = 0
 	virtioAcknowledge = 1
 	virtioDriver      = 2
 	virtioFeaturesOK  = 8
@@ -96,12 +97,13 @@ func (s *virtioSCSI) start() {
 	registers := s.enable(bar)
 	common += registers
 
+	s.put(wide8, common+virtioStatus, virtioReset)
 	s.put(wide8, common+virtioStatus, virtioAcknowledge)
 	s.put(wide8, common+virtioStatus, virtioAcknowledge|virtioDriver)
 	s.put(wide32, common+virtioDriverFeatureSelect, virtioFeaturesHigh)
 	s.put(wide32, common+virtioDriverFeature, virtioVersion1)
 	s.put(wide8, common+virtioStatus, virtioAcknowledge|virtioDriver|virtioFeaturesOK)
-	s.write(ram, make([]byte, virtioRequest-ram)) // an earlier boot's
+	s.clear(ram, virtioRequest-ram) // what an earlier boot left
 	s.count = 0
 	s.put(wide16, common+virtioQueueSelect, virtioRequestQueue)
 	s.put64(common+virtioQueueDesc, virtioDesc)

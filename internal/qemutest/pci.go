@@ -75,6 +75,5 @@ func (f pciFunction) enable(bar uint32) (registers uint32) {
 	return mmio
 }
 
-// ready is false after power on and after a reset, which both take away what enable
-// has set up.
+// ready is false after a reset, which takes away what enable has set up.
 func (f pciFunction) ready() bool { return f.config(pciCommand)&commandMemory != 0 }

@@ -2,9 +2,9 @@
 //
 // A machine starts in about 50 ms: -S (no guest code runs), software emulation,
 // 16 MiB, nothing but what the test asks for. A Guest plays the operating system:
-// it writes ATAPI packets to the drive's ports through QEMU's qtest protocol, as a
-// driver does, so that a locked door, a guest's eject and what a guest reads are
-// deterministic and take milliseconds.
+// through QEMU's qtest protocol it sets up the drive's adapter and sends the drive SCSI
+// commands, as a driver does, so that a locked door, a guest's eject and what a guest
+// reads are deterministic and take milliseconds, on every bus.
 //
 // $QEMU names the binary; it is qemu-system-x86_64 by default. A missing QEMU fails
 // a test; it never skips it.

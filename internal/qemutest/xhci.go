@@ -140,7 +140,7 @@ func startXHCI(f pciFunction) *xhci {
 	x.until("the xHCI adapter", func() bool {
 		return x.get(wide32, x.operational+opStatus)&statusNotReady == 0
 	})
-	x.write(ram, make([]byte, xhciEnd-ram)) // an earlier boot's
+	x.clear(ram, xhciEnd-ram) // what an earlier boot left
 	x.put(wide32, x.operational+opConfig, 1)
 	x.put64(x.operational+opContexts, xhciContexts)
 	x.put64(x.operational+opCommandRing, xhciCommands|trbCycle)
@@ -186,7 +186,7 @@ func (x *xhci) configure(endpoints ...endpoint) {
 // input fills in the input context: endpoints that are to be added to the device, the
 // last one last.
 func (x *xhci) input(endpoints ...endpoint) {
-	x.write(xhciInput, make([]byte, 0x1000))
+	x.clear(xhciInput, xhciEventTable-xhciInput)
 	added := uint32(1) // the slot
 	for _, e := range endpoints {
 		added |= 1 << e.index
