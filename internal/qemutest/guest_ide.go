@@ -5,7 +5,7 @@ import "encoding/binary"
 const ideClass = 0x010180 // as PIIX3 says: an IDE controller on the ports of old
 
 // The ports of the secondary channel, on which Drive IDE and Legacy hang as its master,
-// and the bits of its registers (ATA/ATAPI-6, 7 and 8.23).
+// and the bits of its registers (ATA/ATAPI-6, 7 and PACKET in 8).
 const (
 	ideData     = 0x170
 	ideFeatures = ideData + 1

@@ -44,9 +44,9 @@ const (
 	virtioDriverOK    = 4
 )
 
-// The request queue (2.6), of which the guest uses one chain of descriptors for one
-// command after the other. It begins at 0, and nothing writes to the ring of the
-// available part, which is thus right for every command: all zeroes.
+// The request queue (2.6). One command follows the other, each in the same chain of
+// descriptors, which begins with 0. So every entry of the available ring is 0, as the
+// memory is, and only the ring's index is ever written.
 const (
 	virtioRequestQueue = 2 // after the queues for task management and events (5.6.2)
 
