@@ -242,9 +242,6 @@ func trayEvents(s *qmp.Subscription) (moved []string) {
 func TestGuest(t *testing.T) {
 	for changer := range changers {
 		for _, kind := range qemutest.Drives {
-			if !kind.Guest {
-				continue
-			}
 			t.Run(changer+"/"+kind.Name, func(t *testing.T) {
 				b := newBench(t, kind, changer)
 				guestContract(t, b, b.vm.Guest(t))

@@ -53,16 +53,24 @@ func TestInsertChangeEject(t *testing.T) {
 }
 
 func TestGuestReadsWhatIsIn(t *testing.T) {
-	r := newRig(t)
-	a, b := r.disc("DISC_A"), r.disc("DISC_B")
-	g := r.machine("vm", qemutest.IDE).Guest(t)
-	r.start()
-	r.done(Insert, "vm", a)
-	require.Equal(t, "DISC_A", g.Volume())
-	r.done(Replace, "vm", b)
-	require.Equal(t, "DISC_B", g.Volume())
-	r.done(Eject, "vm", "")
-	require.Equal(t, qemutest.NoMedium, g.Volume())
+	for _, kind := range qemutest.Drives {
+		t.Run(kind.Name, func(t *testing.T) {
+			r := newRig(t)
+			a, b := r.disc("DISC_A"), r.disc("DISC_B")
+			g := r.machine("vm", kind).Guest(t)
+			r.start()
+			if kind.HasDisc {
+				require.Equal(t, "BOOT", g.Volume())
+				r.done(Eject, "vm", "")
+			}
+			r.done(Insert, "vm", a)
+			require.Equal(t, "DISC_A", g.Volume())
+			r.done(Replace, "vm", b)
+			require.Equal(t, "DISC_B", g.Volume())
+			r.done(Eject, "vm", "")
+			require.Equal(t, qemutest.NoMedium, g.Volume())
+		})
+	}
 }
 
 func TestInsertIntoOccupied(t *testing.T) {

@@ -10,12 +10,35 @@ import (
 	"github.com/trayd/trayd/internal/qemutest"
 )
 
+// guests runs a test with guests on several buses, and with both of blockdev's
+// changers. All pairs of a drive and a changer have blockdev's own tests.
+func guests(t *testing.T, f func(t *testing.T, kind qemutest.Drive, strategy func(*Options))) {
+	for _, row := range []struct {
+		kind     qemutest.Drive
+		strategy string
+	}{
+		{qemutest.IDE, "atomic"},
+		{qemutest.IDE, "stepwise"},
+		{qemutest.SATA, "atomic"},
+		{qemutest.SCSI, "stepwise"},
+		{qemutest.USB, "atomic"},
+	} {
+		t.Run(row.kind.Name+"/"+row.strategy, func(t *testing.T) {
+			f(t, row.kind, func(o *Options) { o.Strategy = row.strategy })
+		})
+	}
+}
+
 // lockedRig is a machine whose guest has disc A in and holds the door.
-func lockedRig(t *testing.T, edit ...func(*Options)) (r *rig, g *qemutest.Guest, a, b string) {
+func lockedRig(t *testing.T, kind qemutest.Drive, edit ...func(*Options)) (r *rig, g *qemutest.Guest, a, b string) {
 	r = newRig(t, edit...)
 	a, b = r.disc("DISC_A"), r.disc("DISC_B")
-	g = r.machine("vm", qemutest.IDE).Guest(t)
+	g = r.machine("vm", kind).Guest(t)
 	r.start()
+	if kind.HasDisc {
+		r.done(Eject, "vm", "")
+		r.event(EventEjected) // not the one that the test waits for
+	}
 	r.done(Insert, "vm", a)
 	require.Equal(t, "DISC_A", g.Volume())
 	g.Lock()
@@ -25,10 +48,10 @@ func lockedRig(t *testing.T, edit ...func(*Options)) (r *rig, g *qemutest.Guest,
 
 // TestGuestGivesIn: the guest is asked, ejects, and the change goes through.
 func TestGuestGivesIn(t *testing.T) {
-	strategies(t, func(t *testing.T, strategy func(*Options)) {
+	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
 		for _, verb := range []string{Replace, Eject} {
 			t.Run(verb, func(t *testing.T) {
-				r, g, _, b := lockedRig(t, strategy)
+				r, g, _, b := lockedRig(t, kind, strategy)
 				medium, volume := b, "DISC_B"
 				if verb == Eject {
 					medium, volume = "", qemutest.NoMedium
@@ -61,7 +84,7 @@ func (r *rig) record() Record {
 
 // TestGuestOnlyUnlocks: a guest that unmounts says nothing.
 func TestGuestOnlyUnlocks(t *testing.T) {
-	r, g, _, b := lockedRig(t)
+	r, g, _, b := lockedRig(t, qemutest.IDE)
 	o := r.begin(Replace, "vm", b)
 	r.waiting(o)
 	g.Unlock()
@@ -78,8 +101,8 @@ func TestGuestOnlyUnlocks(t *testing.T) {
 
 // TestGuestHoldsOn: the old disc stays in, and the late answer is put right.
 func TestGuestHoldsOn(t *testing.T) {
-	strategies(t, func(t *testing.T, strategy func(*Options)) {
-		r, g, a, b := lockedRig(t, strategy)
+	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
+		r, g, a, b := lockedRig(t, kind, strategy)
 		err := r.refused(DriveLocked, Replace, "vm", b, wait(300*time.Millisecond))
 		require.Contains(t, err.Next, "--force")
 		r.holds("vm", a)
@@ -104,7 +127,7 @@ func TestGuestHoldsOn(t *testing.T) {
 func TestCancel(t *testing.T) {
 	for _, verb := range []string{Replace, Eject} {
 		t.Run(verb, func(t *testing.T) {
-			r, g, a, b := lockedRig(t)
+			r, g, a, b := lockedRig(t, qemutest.IDE)
 			if verb == Eject {
 				b = ""
 			}
@@ -125,7 +148,7 @@ func TestCancel(t *testing.T) {
 // TestForceAfterCancel: the request that was given up may still be answered when the
 // next one has taken the disc.
 func TestForceAfterCancel(t *testing.T) {
-	r, g, _, b := lockedRig(t)
+	r, g, _, b := lockedRig(t, qemutest.IDE)
 	o := r.begin(Replace, "vm", b)
 	r.waiting(o)
 	require.True(t, g.EjectRequested(), "the guest has fetched it")
@@ -142,8 +165,8 @@ func TestForceAfterCancel(t *testing.T) {
 }
 
 func TestForce(t *testing.T) {
-	strategies(t, func(t *testing.T, strategy func(*Options)) {
-		r, g, a, b := lockedRig(t, strategy)
+	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
+		r, g, a, b := lockedRig(t, kind, strategy)
 		r.done(Replace, "vm", b, force)
 		require.Equal(t, "DISC_B", g.Volume())
 		g.Lock()
@@ -162,7 +185,7 @@ func TestForce(t *testing.T) {
 
 // TestWaitZero: nobody waits, so the guest isn't asked either.
 func TestWaitZero(t *testing.T) {
-	r, g, a, b := lockedRig(t)
+	r, g, a, b := lockedRig(t, qemutest.IDE)
 	r.refused(DriveLocked, Replace, "vm", b, wait(0))
 	r.refused(DriveLocked, Eject, "vm", "", wait(0))
 	require.False(t, g.EjectRequested())
@@ -201,8 +224,8 @@ func TestPausedMachine(t *testing.T) {
 // TestGuestEject: the guest's own eject takes the disc out, or leaves it in the open
 // tray, as configured.
 func TestGuestEject(t *testing.T) {
-	strategies(t, func(t *testing.T, strategy func(*Options)) {
-		r, g, _, b := lockedRig(t, strategy)
+	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
+		r, g, _, b := lockedRig(t, kind, strategy)
 		g.Unlock()
 		require.Empty(t, g.Eject())
 		r.event(EventGuestEjected)
@@ -213,7 +236,7 @@ func TestGuestEject(t *testing.T) {
 		require.Equal(t, "DISC_B", g.Volume())
 	})
 	t.Run("keep", func(t *testing.T) {
-		r, g, a, b := lockedRig(t, func(o *Options) { o.GuestEject = GuestEjectKeep })
+		r, g, a, b := lockedRig(t, qemutest.IDE, func(o *Options) { o.GuestEject = GuestEjectKeep })
 		g.Unlock()
 		require.Empty(t, g.Eject())
 		r.within("the tray to be open", func() bool { return r.drive("vm").Tray == "open" })
@@ -230,43 +253,47 @@ func TestGuestEject(t *testing.T) {
 // TestGuestPlaysWithTheTray: a guest that ejects and closes at once keeps its disc or
 // loses it, but nothing is left half-way.
 func TestGuestPlaysWithTheTray(t *testing.T) {
-	r, g, a, _ := lockedRig(t)
-	g.Unlock()
-	for range 5 {
-		r.do(Insert, "vm", a) // it may be in
-		g.Volume()
-		g.Eject()
-		g.Load()
-	}
-	r.settled()
-	st := r.drive("vm")
-	require.Equal(t, "closed", st.Tray)
-	if st.Medium != nil {
-		require.Equal(t, "DISC_A", g.Volume())
-	}
+	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
+		r, g, a, _ := lockedRig(t, kind, strategy)
+		g.Unlock()
+		for range 5 {
+			r.do(Insert, "vm", a) // it may be in
+			g.Volume()
+			g.Eject()
+			g.Load()
+		}
+		r.settled()
+		st := r.drive("vm")
+		require.Equal(t, "closed", st.Tray)
+		if st.Medium != nil {
+			require.Equal(t, "DISC_A", g.Volume())
+		}
+	})
 }
 
 // TestReset closes an open tray with no event about the tray.
 func TestReset(t *testing.T) {
-	for _, policy := range []GuestEject{GuestEjectKeep, GuestEjectRelease} {
-		t.Run(string(policy), func(t *testing.T) {
-			r, g, a, _ := lockedRig(t, func(o *Options) { o.GuestEject = policy })
-			g.Unlock()
-			require.Empty(t, g.Eject())
-			if policy == GuestEjectRelease {
-				r.event(EventEjected)
-				a = ""
-			}
-			r.vms[0].qemu("system_reset", nil)
-			r.settled()
-			r.holds("vm", a)
-		})
-	}
+	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
+		for _, policy := range []GuestEject{GuestEjectKeep, GuestEjectRelease} {
+			t.Run(string(policy), func(t *testing.T) {
+				r, g, a, _ := lockedRig(t, kind, strategy, func(o *Options) { o.GuestEject = policy })
+				g.Unlock()
+				require.Empty(t, g.Eject())
+				if policy == GuestEjectRelease {
+					r.event(EventEjected)
+					a = ""
+				}
+				r.vms[0].qemu("system_reset", nil)
+				r.settled()
+				r.holds("vm", a)
+			})
+		}
+	})
 }
 
 // TestWithdrawnRequestIsOver: after its time the guest's eject is the guest's own.
 func TestWithdrawnRequestIsOver(t *testing.T) {
-	r, g, _, b := lockedRig(t)
+	r, g, _, b := lockedRig(t, qemutest.IDE)
 	r.agent.askedWindow = 300 * time.Millisecond
 	r.refused(DriveLocked, Replace, "vm", b, wait(100*time.Millisecond))
 	r.within("the request to be forgotten", func() bool { return r.record().Asked == nil })

@@ -83,7 +83,7 @@ func TestConflict(t *testing.T) {
 // TestOvertaken: somebody else's disc comes in while ours waits for the guest.
 func TestOvertaken(t *testing.T) {
 	strategies(t, func(t *testing.T, strategy func(*Options)) {
-		r, g, _, b := lockedRig(t, strategy)
+		r, g, _, b := lockedRig(t, qemutest.IDE, strategy)
 		theirs := r.disc("THEIRS")
 		for _, verb := range []string{Replace, Eject} {
 			o := r.begin(verb, "vm", b)
@@ -106,7 +106,7 @@ func TestOvertaken(t *testing.T) {
 // TestTakenOutWhileWaiting: a drive that somebody else emptied takes the new disc.
 func TestTakenOutWhileWaiting(t *testing.T) {
 	strategies(t, func(t *testing.T, strategy func(*Options)) {
-		r, _, _, b := lockedRig(t, strategy)
+		r, _, _, b := lockedRig(t, qemutest.IDE, strategy)
 		o := r.begin(Replace, "vm", b)
 		r.waiting(o)
 		r.vms[0].takesOut("cd0")

@@ -35,7 +35,7 @@ func TestMachineEnds(t *testing.T) {
 
 // TestMachineEndsWhileChanging, killed while the change waits for its guest.
 func TestMachineEndsWhileChanging(t *testing.T) {
-	r, _, _, b := lockedRig(t)
+	r, _, _, b := lockedRig(t, qemutest.IDE)
 	o := r.begin(Replace, "vm", b)
 	r.waiting(o)
 	r.vms[0].Kill()

@@ -19,7 +19,7 @@ import (
 // one still puts right what the guest answers late.
 func TestStopWhileWaiting(t *testing.T) {
 	strategies(t, func(t *testing.T, strategy func(*Options)) {
-		r, g, a, b := lockedRig(t, strategy)
+		r, g, a, b := lockedRig(t, qemutest.IDE, strategy)
 		o := r.begin(Replace, "vm", b)
 		r.waiting(o)
 		begun := time.Now()
@@ -58,7 +58,7 @@ func TestStoppingChangesNothing(t *testing.T) {
 // TestWhatHappenedWhileWeWereAway is learnt by asking.
 func TestWhatHappenedWhileWeWereAway(t *testing.T) {
 	strategies(t, func(t *testing.T, strategy func(*Options)) {
-		r, g, _, b := lockedRig(t, strategy)
+		r, g, _, b := lockedRig(t, qemutest.IDE, strategy)
 		g.Unlock()
 		r.stop()
 		require.Empty(t, g.Eject())
