@@ -46,6 +46,7 @@ demo: build bin/test ## a minute with a real guest: insert, change, a broken dis
 
 bench: build bin/test ## the figures, side by side with the raw floor and virsh, as ratios of one run
 	@integration/install-deps bench
+	$(BUILD) -o bin/ ./integration/bench/bare
 	@$(GO) run -buildvcs=false ./integration/bench -bin bin
 
 lint: ## gofmt, vet, a tidy go.mod, and both architectures build

@@ -95,14 +95,14 @@ func (b *bench) command(ctx context.Context) error {
 		return err
 	}
 	defer d.stop()
-	trayctl := func(i int) error {
-		cmd := exec.Command(filepath.Join(b.bin, "trayctl"), "--socket", d.socket, "change", "ours0", b.discs[i%2])
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("trayctl: %w: %s", err, out)
+	run := func(name string, args ...string) error {
+		if out, err := exec.Command(filepath.Join(b.bin, name), args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", name, err, out)
 		}
 		return nil
 	}
+	trayctl := func(i int) error { return run("trayctl", "--socket", d.socket, "change", "ours0", b.discs[i%2]) }
+	bare := func(i int) error { return run("bare", d.socket, "ours0", b.discs[i%2]) }
 	if err := trayctl(1); err != nil {
 		return err
 	}
@@ -126,6 +126,11 @@ func (b *bench) command(ctx context.Context) error {
 		return err
 	}
 	b.add("trayctl change, whole process", spread(ours), "virsh change-media "+spread(virsh), ratio(ours, virsh), "at most 0.20x")
+	floor, virsh, err := interleave(b.rounds/4, bare, func(i int) error { return v.change(b.discs[i%2]) })
+	if err != nil {
+		return err
+	}
+	b.add("a bare Go client doing the same", spread(floor), "virsh change-media "+spread(virsh), ratio(floor, virsh), "reported")
 	return nil
 }
 
