@@ -53,13 +53,14 @@ func (a *Agent) Check(ctx context.Context) []Finding {
 		seen[v.name] = true
 		findings = append(findings, v.check(ctx)...)
 	}
+	findings = append(findings, a.checkVolumes(ctx)...)
 	a.journal.Range(func(key string, value json.RawMessage) bool {
 		var rec Record
 		switch {
 		case !strings.HasPrefix(key, recordPrefix):
 		case json.Unmarshal(value, &rec) != nil:
 			findings = append(findings, Finding{Problem: "the record " + key + " can't be read", Next: "was it written by a newer trayd? see `trayd state show`"})
-		case !seen[rec.VM] && !rec.empty():
+		case !seen[rec.VM] && !rec.idle():
 			findings = append(findings, Finding{VM: rec.VM, Drive: rec.Drive, Problem: "the record speaks of a machine that has ended", Next: "trayd removes it as soon as the state file can be written"})
 		}
 		return true
@@ -105,7 +106,7 @@ func (v *vm) check(ctx context.Context) []Finding {
 // disagreement says what the record claims and QEMU doesn't show.
 func disagreement(rec Record, st blockdev.State, there bool, p Process) string {
 	switch {
-	case rec.empty():
+	case rec.idle():
 		return ""
 	case !there:
 		return "the record speaks of a drive that the machine doesn't have"

@@ -24,6 +24,8 @@
 //	events.go     what happens, for those who follow
 //	status.go     what others may see; attached.go counts without asking
 //	check.go      records against QEMU and the kernel
+//	volumes.go    the volumes that discs are on: whose they are, turned on and off;
+//	              volumes_status.go what others may see of them
 //	leftover.go   nodes that QEMU can't delete yet
 //	errors.go     errors for the person at the keyboard, with a code for programs
 //

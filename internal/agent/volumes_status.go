@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trayd/trayd/blockdev/volume"
+)
+
+// VolumeStatus is what may be seen of a volume that trayd uses, or left.
+type VolumeStatus struct {
+	Volume string `json:"volume"` // as people write it: lvm:vg0/debian
+	Active bool   `json:"active"` // what the kernel says now
+	// Users are the drives whose records speak of it. One without any carries trayd's
+	// mark and belongs to nobody.
+	Users []VolumeUser `json:"users"`
+	// Foreign is set when somebody else had activated it: it is left active.
+	Foreign bool `json:"foreign,omitempty"`
+	// Waiting is why it can't be released yet; Since and Tries say for how long.
+	Waiting string          `json:"waiting,omitempty"`
+	Since   *time.Time      `json:"since,omitempty"`
+	Tries   int             `json:"tries,omitempty"`
+	Holders []volume.Holder `json:"holders,omitempty"`
+	// Error is why the kernel can't say whether it is active.
+	Error string `json:"error,omitempty"`
+}
+
+// Volumes shows every volume that a record speaks of, and those that carry trayd's mark
+// and no record speaks of, by name.
+func (a *Agent) Volumes(ctx context.Context) []VolumeStatus {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	users := a.users()
+	orphans, err := a.volumes.storage.Orphans(ctx)
+	if err != nil {
+		a.log.Warn("the kernel can't be asked for volumes of this trayd", "error", err)
+	}
+	for _, ref := range orphans {
+		if _, known := users[ref]; !known {
+			users[ref] = nil
+		}
+	}
+	all := []VolumeStatus{}
+	for ref, by := range users {
+		all = append(all, a.volumeStatus(ctx, ref, by))
+	}
+	slices.SortFunc(all, func(x, y VolumeStatus) int { return strings.Compare(x.Volume, y.Volume) })
+	return all
+}
+
+func (a *Agent) volumeStatus(ctx context.Context, ref volume.Ref, users []VolumeUser) VolumeStatus {
+	s := VolumeStatus{Volume: ref.String(), Users: users, Foreign: len(users) > 0}
+	if users == nil {
+		s.Users = []VolumeUser{}
+	}
+	for _, u := range users {
+		s.Foreign = s.Foreign && u.Foreign
+	}
+	if w := a.volumes.why(ref); w != nil {
+		s.Waiting, s.Since, s.Tries = w.Why, &w.Since, w.Tries
+	}
+	v, err := a.volumes.storage.Volume(ref)
+	var st volume.State
+	if err == nil {
+		st, err = v.State(ctx)
+	}
+	if err != nil {
+		s.Error = err.Error()
+		return s
+	}
+	s.Active = st.Active
+	if st.Held {
+		s.Holders, _ = v.Holders(ctx) // for information only
+	}
+	return s
+}
+
+// Collected is a volume that CollectVolumes has released, or would.
+type Collected struct {
+	Volume string `json:"volume"`
+	Error  string `json:"error,omitempty"` // why it could not be released
+}
+
+// CollectVolumes releases the volumes that carry trayd's mark and that no record speaks
+// of. With dry it only says which those are.
+func (a *Agent) CollectVolumes(ctx context.Context, dry bool, by Caller) ([]Collected, error) {
+	orphans, err := a.volumes.storage.Orphans(ctx)
+	if err != nil {
+		return nil, newError(Unreadable, "is device-mapper there? `trayctl state check` shows more", "the kernel can't be asked for volumes: %w", err)
+	}
+	all := []Collected{}
+	for _, ref := range orphans {
+		if len(a.users()[ref]) > 0 {
+			continue
+		}
+		c := Collected{Volume: ref.String()}
+		if !dry {
+			if err := a.collect(ctx, ref); err != nil {
+				c.Error = err.Error()
+			}
+			a.log.Info("volume of nobody released", "audit", true, "by", by.Name, "volume", c.Volume, "error", c.Error)
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+func (a *Agent) collect(ctx context.Context, ref volume.Ref) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+	defer cancel()
+	unlock, err := a.volumes.lock(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("it is being turned on or off: %w", err)
+	}
+	defer unlock()
+	if len(a.users()[ref]) > 0 {
+		return nil // somebody has just begun to use it
+	}
+	v, err := a.volumes.storage.Volume(ref)
+	if err != nil {
+		return err
+	}
+	return v.Release(ctx)
+}
+
+// checkVolumes finds volumes that wait for their release, that nobody owns, or that a
+// record speaks of and that aren't there.
+func (a *Agent) checkVolumes(ctx context.Context) []Finding {
+	var findings []Finding
+	for _, v := range a.Volumes(ctx) {
+		f := Finding{}
+		var loaded []string
+		for _, u := range v.Users {
+			f.VM, f.Drive = u.VM, u.Drive
+			if u.State == StateLoaded {
+				loaded = append(loaded, u.String())
+			}
+		}
+		switch {
+		case v.Waiting != "":
+			f.Problem, f.Next = fmt.Sprintf("volume %s can't be released yet: %s", v.Volume, v.Waiting), "trayd goes on trying; end what holds it"
+		case len(v.Users) == 0:
+			f.Problem, f.Next = fmt.Sprintf("volume %s is active and belongs to nobody", v.Volume), "`trayctl volumes gc` releases it"
+		case v.Error != "":
+			f.Problem, f.Next = v.Error, "see `trayctl volumes`"
+		case len(loaded) > 0 && !v.Active:
+			f.Problem = fmt.Sprintf("volume %s is not active, and %s uses it", v.Volume, strings.Join(loaded, ", "))
+			f.Next = "somebody else has deactivated it; eject the disc, then insert it again"
+		default:
+			continue
+		}
+		findings = append(findings, f)
+	}
+	return findings
+}

@@ -1,0 +1,355 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/qemutest"
+)
+
+// storage is volumes for what real ones don't do on demand: it counts, and fails when
+// it is told to. Each is a file. blockdev/volume tests the real ones, and integration
+// the agent on them.
+type storage struct {
+	dir string
+
+	mu     sync.Mutex // guards below
+	active map[volume.Ref]bool // those that are; true: activated here, and not by others
+	fail   map[string]error // by "activate vg0/a", "open vg0/a" or "release vg0/a"
+	log    []string
+}
+
+func newStorage(dir string) *storage {
+	return &storage{dir: dir, active: make(map[volume.Ref]bool), fail: make(map[string]error)}
+}
+
+func (s *storage) Volume(ref volume.Ref) (volume.Volume, error) {
+	if strings.HasPrefix(ref.Name, "-") {
+		return nil, &volume.Error{Ref: ref, Reason: volume.BadName, Detail: "no volume can be called so", Next: "use VG/LV"}
+	}
+	return &fakeVolume{s, ref}, nil
+}
+
+func (s *storage) Orphans(context.Context) ([]volume.Ref, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	orphans := maps.Clone(s.active)
+	maps.DeleteFunc(orphans, func(_ volume.Ref, ours bool) bool { return !ours })
+	return slices.Collect(maps.Keys(orphans)), nil
+}
+
+func (s *storage) Configure(volume.Options) {}
+
+// act notes what is done, and fails if it is to.
+func (s *storage) act(what string, ref volume.Ref, then func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = append(s.log, what+" "+ref.Name)
+	if err := s.fail[what+" "+ref.Name]; err != nil {
+		return err
+	}
+	then()
+	return nil
+}
+
+// fails has the next attempts fail, until err is nil.
+func (s *storage) fails(what string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail[what] = err
+}
+
+// on lists the active volumes, for comparison.
+func (s *storage) on() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := []string{}
+	for ref := range s.active {
+		names = append(names, ref.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *storage) happened() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log := s.log
+	s.log = nil
+	return log
+}
+
+type fakeVolume struct {
+	s   *storage
+	ref volume.Ref
+}
+
+func (v *fakeVolume) Ref() volume.Ref { return v.ref }
+func (v *fakeVolume) path() string {
+	return filepath.Join(v.s.dir, strings.ReplaceAll(v.ref.Name, "/", "_")+".iso")
+}
+
+func (v *fakeVolume) Activate(context.Context) error {
+	return v.s.act("activate", v.ref, func() {
+		if _, on := v.s.active[v.ref]; !on {
+			v.s.active[v.ref] = true
+		}
+	})
+}
+
+func (v *fakeVolume) Open(context.Context, string) (*os.File, error) {
+	if err := v.s.act("open", v.ref, func() {}); err != nil {
+		return nil, err
+	}
+	return os.Open(v.path())
+}
+
+func (v *fakeVolume) Release(context.Context) error {
+	return v.s.act("release", v.ref, func() { delete(v.s.active, v.ref) })
+}
+
+func (v *fakeVolume) State(context.Context) (volume.State, error) {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	var busy *volume.BusyError
+	_, on := v.s.active[v.ref]
+	return volume.State{Active: on, Held: errors.As(v.s.fail["release "+v.ref.Name], &busy)}, nil
+}
+
+func (v *fakeVolume) Holders(context.Context) ([]volume.Holder, error) { return nil, nil }
+
+// volumeRig is a rig whose discs are on volumes: lvm:vg0/a to lvm:vg0/c.
+func volumeRig(t *testing.T, edit ...func(*Options)) (*rig, *storage) {
+	t.Helper()
+	r := newRig(t, edit...)
+	s := newStorage(r.dir + "/media")
+	for _, name := range []string{"A", "B", "C"} {
+		require.NoError(t, os.Rename(r.disc("DISC_"+name), r.dir+"/media/vg0_"+strings.ToLower(name)+".iso"))
+	}
+	r.opts.Storage = s
+	return r, s
+}
+
+var heldOpen = &volume.BusyError{Ref: volume.Ref{Kind: volume.LVM, Name: "vg0/a"}, Holders: []volume.Holder{{PID: 77, Name: "dd"}}}
+
+// TestVolumes: a volume is active exactly as long as a drive uses it.
+func TestVolumes(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r, s := volumeRig(t, strategy)
+		r.machine("vm", qemutest.IDE)
+		r.start()
+		r.done(Insert, "vm", "lvm:vg0/a")
+		r.holds("vm", "lvm:vg0/a")
+		require.Equal(t, "DISC_A", r.drive("vm").Medium.VolumeID)
+		require.Equal(t, []string{"activate vg0/a", "open vg0/a"}, s.happened())
+		r.done(Replace, "vm", "lvm:vg0/b")
+		require.Equal(t, []string{"vg0/b"}, s.on())
+		require.Equal(t, []string{"activate vg0/b", "open vg0/b", "release vg0/a"}, s.happened())
+		r.done(Replace, "vm", "lvm:vg0/b") // it is in already
+		require.Empty(t, s.happened())
+		r.restart()
+		require.Equal(t, []string{"vg0/b"}, s.on())
+		r.holds("vm", "lvm:vg0/b")
+		r.done(Eject, "vm", "")
+		require.Empty(t, s.on())
+		require.Empty(t, r.record().Releasing)
+	})
+}
+
+// TestVolumeShared: the last of two machines turns a volume off, also where one has it
+// twice.
+func TestVolumeShared(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("one", qemutest.IDE)
+	r.machine("two", qemutest.Drive{Args: []string{"-M", "q35", "-device", "ide-cd,id=cd0,bus=ide.0", "-device", "ide-cd,id=cd1,bus=ide.1"}})
+	r.start()
+	for _, drive := range []string{"one", "two/cd0", "two/cd1"} {
+		r.done(Insert, drive, "lvm:vg0/a")
+	}
+	r.done(Eject, "two/cd0", "")
+	r.done(Replace, "two/cd1", "lvm:vg0/b")
+	require.Equal(t, []string{"vg0/a", "vg0/b"}, s.on())
+	r.restart()
+	require.Equal(t, []string{"vg0/a", "vg0/b"}, s.on())
+	r.done(Eject, "one", "")
+	require.Equal(t, []string{"vg0/b"}, s.on())
+	r.done(Eject, "two/cd1", "")
+	require.Empty(t, s.on())
+}
+
+// TestVolumeOfSomebodyElse: one that was active before is used and left active.
+func TestVolumeOfSomebodyElse(t *testing.T) {
+	r, s := volumeRig(t)
+	a := volume.Ref{Kind: volume.LVM, Name: "vg0/a"}
+	s.active[a] = false
+	r.machine("one", qemutest.IDE)
+	r.machine("two", qemutest.IDE)
+	r.start()
+	r.done(Insert, "one", "lvm:vg0/a")
+	r.done(Insert, "two", "lvm:vg0/a")
+	r.done(Eject, "one", "")
+	r.restart()
+	r.done(Eject, "two", "")
+	require.Equal(t, []string{"vg0/a"}, s.on())
+	require.NotContains(t, s.happened(), "release vg0/a")
+}
+
+// TestVolumeFails: every failure of the flow gives its own error, and leaves the old
+// disc in and nothing of the new one on (O8 to O16).
+func TestVolumeFails(t *testing.T) {
+	cause := &volume.Error{Ref: volume.Ref{Kind: volume.LVM, Name: "vg0/b"}, Reason: volume.PartialGroup, Detail: "a physical volume is missing", Next: "vgs"}
+	for _, row := range []struct {
+		name, fails, medium string
+		with                error
+		code                Code
+		says                string
+	}{
+		{"no name", "", "lvm:-x", nil, BadRequest, "no volume can be called so"},
+		{"activation", "activate vg0/b", "lvm:vg0/b", cause, Unreadable, "a physical volume is missing"},
+		{"no such volume", "activate vg0/b", "lvm:vg0/b", &volume.Error{Reason: volume.NoSuchVolume, Detail: "there is none", Next: "lvs"}, NoSuchMedium, "there is none"},
+		{"opening", "open vg0/b", "lvm:vg0/b", errors.New("input/output error"), Unreadable, "input/output error"},
+		{"what is on it", "", "lvm:vg0/text", nil, NotADisc, "text"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r, s := volumeRig(t)
+			require.NoError(t, os.WriteFile(r.dir+"/media/vg0_text.iso", []byte(strings.Repeat("text\n", 20000)), 0o600))
+			m := r.machine("vm", qemutest.IDE)
+			r.start()
+			r.done(Insert, "vm", "lvm:vg0/a")
+			node := m.state("cd0").Node()
+			s.fails(row.fails, row.with)
+			err := r.refused(row.code, Replace, "vm", row.medium)
+			require.Contains(t, err.Error(), row.says)
+			require.Contains(t, err.Error(), row.medium)
+			require.Equal(t, []string{"vg0/a"}, s.on())
+			require.Equal(t, node, m.state("cd0").Node())
+			r.holds("vm", "lvm:vg0/a")
+			if row.name != "no name" {
+				require.Equal(t, Failed, r.drive("vm").Last.Result)
+			}
+		})
+	}
+}
+
+// TestVolumeRefusedByQEMU: the volume of a disc that QEMU refuses is turned off again.
+func TestVolumeRefusedByQEMU(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	r.refused(DriveOccupied, Insert, "vm", "lvm:vg0/b")
+	require.NotContains(t, s.happened(), "activate vg0/b", "a request that can't be carried out turns nothing on")
+}
+
+// TestReleaseWaits: a volume that can't be released is done in the machine and not
+// cleaned up; it is said, shown, and tried again until it can.
+func TestReleaseWaits(t *testing.T) {
+	for _, row := range []struct {
+		name, verb string
+		err        error
+		restart    bool
+		gone       bool
+	}{
+		{"held open", Eject, heldOpen, false, false},
+		{"held open, after a change", Replace, heldOpen, false, false},
+		{"another failure", Eject, errors.New("lvchange: cannot get the lock"), false, false},
+		{"over a restart", Eject, heldOpen, true, false},
+		{"the machine ends meanwhile", Eject, heldOpen, false, true},
+		{"both", Eject, heldOpen, true, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r, s := volumeRig(t)
+			m := r.machine("vm", qemutest.IDE)
+			r.start()
+			r.done(Insert, "vm", "lvm:vg0/a")
+			s.fails("release vg0/a", row.err)
+			medium := ""
+			if row.verb == Replace {
+				medium = "lvm:vg0/b"
+			}
+			err := r.refused(Incomplete, row.verb, "vm", medium)
+			require.Contains(t, err.Error(), row.err.Error())
+			require.Equal(t, row.err.Error(), r.event(EventReleaseWaits).Detail)
+			r.holds("vm", medium)
+			require.Equal(t, Done, r.drive("vm").Last.Result)
+			require.Equal(t, []string{row.err.Error()}, r.drive("vm").Releasing)
+			require.Len(t, r.agent.Check(t.Context()), 1)
+			r.done(Replace, "vm", "lvm:vg0/c") // the drive is free, and this leaves nothing
+			if row.gone {
+				m.Kill()
+				r.within("the machine to be gone", func() bool { return len(r.agent.list()) == 0 })
+			}
+			if row.restart {
+				r.restart()
+			}
+			s.fails("release vg0/a", nil)
+			r.within("the release", func() bool { return !slices.Contains(s.on(), "vg0/a") })
+			r.within("the record to say so", func() bool { return len(r.agent.users()[volume.Ref{Kind: volume.LVM, Name: "vg0/a"}]) == 0 })
+			if row.gone {
+				r.within("nothing to be left", func() bool { return len(s.on()) == 0 && len(r.agent.Records()) == 0 })
+			}
+		})
+	}
+}
+
+// TestReleaseIsCheapWhileHeld: as long as somebody holds a volume open, the kernel is
+// asked whether they still do, and nothing else is tried.
+func TestReleaseIsCheapWhileHeld(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	s.fails("release vg0/a", heldOpen)
+	r.refused(Incomplete, Eject, "vm", "")
+	s.happened()
+	time.Sleep(4 * minRelease)
+	require.Empty(t, s.happened())
+	s.fails("release vg0/a", nil)
+	began := time.Now()
+	r.within("the release", func() bool { return len(s.on()) == 0 })
+	require.Less(t, time.Since(began), 2*maxRelease)
+}
+
+// TestVolumeOfAnEndedMachine: a machine's end releases what it had, also when trayd
+// wasn't there to see it.
+func TestVolumeOfAnEndedMachine(t *testing.T) {
+	for _, there := range []bool{true, false} {
+		r, s := volumeRig(t)
+		m := r.machine("vm", qemutest.IDE)
+		r.start()
+		r.done(Insert, "vm", "lvm:vg0/a")
+		if !there {
+			r.stop()
+		}
+		m.Kill()
+		if !there {
+			r.start()
+		}
+		r.within("the release", func() bool { return len(s.on()) == 0 })
+		r.within("the record to go", func() bool { return len(r.agent.Records()) == 0 })
+	}
+}
+
+// TestVolumeOfTheGuestsEject: the guest's own eject ends with the volume off.
+func TestVolumeOfTheGuestsEject(t *testing.T) {
+	r, s := volumeRig(t)
+	m := r.machine("vm", qemutest.IDE)
+	g := m.Guest(t)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	require.Equal(t, "DISC_A", g.Volume())
+	require.Empty(t, g.Eject())
+	r.within("the release", func() bool { return len(s.on()) == 0 })
+	r.holds("vm", "")
+}
