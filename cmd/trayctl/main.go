@@ -106,7 +106,7 @@ func (c *cli) report(err error) {
 		problem     *api.Problem
 	)
 	switch {
-	case errors.Is(err, errFindings):
+	case errors.Is(err, errFindings), errors.Is(err, errKept):
 	case !errors.As(err, &ran):
 		fmt.Fprintf(c.stderr, "trayctl: %v\nnext: see `trayctl --help`\n", err)
 	case errors.As(err, &problem) && c.output == "json":

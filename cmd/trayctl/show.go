@@ -248,7 +248,7 @@ func (c *cli) stateCommand() *cobra.Command {
 						fmt.Fprintln(w, "ok: the records, QEMU and the kernel agree")
 					}
 					for _, f := range findings {
-						fmt.Fprintf(w, "%s: %s\nnext: %s\n", strings.Trim(f.VM+"/"+f.Drive, "/"), f.Problem, f.Next)
+						fmt.Fprintf(w, "%s\nnext: %s\n", finding(f), f.Next)
 					}
 				})
 				if err == nil && len(findings) > 0 {
@@ -258,6 +258,11 @@ func (c *cli) stateCommand() *cobra.Command {
 			}),
 		})
 	return cmd
+}
+
+// finding is one with its place, if it has one.
+func finding(f agent.Finding) string {
+	return strings.TrimPrefix(strings.Trim(f.VM+"/"+f.Drive, "/")+": "+f.Problem, ": ")
 }
 
 func recordTable(w io.Writer, records []agent.Record) {

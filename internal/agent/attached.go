@@ -1,5 +1,38 @@
 package agent
 
+import "context"
+
+// Summary is the host on one screen.
+type Summary struct {
+	Version string `json:"version"`
+	PID     int    `json:"pid"`
+	VMs     struct {
+		Attached int `json:"attached"`
+		All      int `json:"all"`
+	} `json:"vms"`
+	Drives     map[string]int     `json:"drives"` // how many are in each state
+	Operations []*OperationStatus `json:"operations"`
+	Volumes    []VolumeStatus     `json:"volumes"`
+	Problems   []Finding          `json:"problems"` // what needs somebody's attention
+}
+
+// Summary asks every machine, and the kernel, and sums it up.
+func (a *Agent) Summary(ctx context.Context) Summary {
+	s := Summary{Drives: make(map[string]int), Operations: []*OperationStatus{}}
+	s.VMs.Attached, s.VMs.All = a.Attached()
+	for _, v := range a.VMs(ctx) {
+		for _, d := range v.Drives {
+			s.Drives[d.State]++
+			if d.Operation != nil {
+				s.Operations = append(s.Operations, d.Operation)
+			}
+		}
+	}
+	s.Volumes = a.Volumes(ctx)
+	s.Problems = a.Check(ctx)
+	return s
+}
+
 // Attached counts the machines whose monitors the agent holds (on demand: that it got
 // hold of the last time), and all that VMs shows. It asks nobody, so it costs nothing.
 func (a *Agent) Attached() (attached, all int) {

@@ -67,6 +67,9 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 	mux.HandleFunc("POST /v1/vms/{vm}/drives/{drive}/cancel", s.cancel)
 	mux.HandleFunc("GET /v1/operations/{id}", s.getOperation)
 	mux.HandleFunc("GET /v1/events", s.events)
+	mux.HandleFunc("GET /v1/volumes", s.listVolumes)
+	mux.HandleFunc("POST /v1/volumes/gc", s.collectVolumes)
+	mux.HandleFunc("GET /v1/status", s.getStatus)
 	mux.HandleFunc("GET /v1/state", s.getState)
 	mux.HandleFunc("GET /v1/state/check", s.checkState)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -101,6 +104,21 @@ func (s *server) getVM(w http.ResponseWriter, r *http.Request) {
 func (s *server) getDrive(w http.ResponseWriter, r *http.Request) {
 	d, err := s.agent.Drive(r.Context(), r.PathValue("vm"), driveName(r))
 	respond(w, d, err)
+}
+
+func (s *server) listVolumes(w http.ResponseWriter, r *http.Request) {
+	writeJSON(w, http.StatusOK, s.agent.Volumes(r.Context()))
+}
+
+func (s *server) collectVolumes(w http.ResponseWriter, r *http.Request) {
+	all, err := s.agent.CollectVolumes(r.Context(), r.URL.Query().Get("dry_run") == "true", caller(r))
+	respond(w, all, err)
+}
+
+func (s *server) getStatus(w http.ResponseWriter, r *http.Request) {
+	st := s.agent.Summary(r.Context())
+	st.Version, st.PID = s.version, os.Getpid()
+	writeJSON(w, http.StatusOK, st)
 }
 
 func (s *server) getState(w http.ResponseWriter, _ *http.Request) {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/trayd/trayd/blockdev/volume"
 )
 
 // DefaultPath is where the configuration is looked for. Only there may it be missing.
@@ -28,7 +30,26 @@ type Config struct {
 	API            API
 	Tray           Tray
 	Log            Log
+	Volumes        []volume.Definition // what dm:NAME means
+	Pools          []Pool
 }
+
+// Pool is a place that holds images.
+type Pool struct {
+	Name string
+	Type string // PoolDir, PoolLVM or PoolMount
+	Path string // of a PoolDir: the directory
+	VG   string // of a PoolLVM: the volume group
+	// Of a PoolMount: what is mounted while something in it is used, and how.
+	Source, FSType, Options string
+}
+
+// The types of pools.
+const (
+	PoolDir   = "dir"
+	PoolLVM   = "lvm"
+	PoolMount = "mount"
+)
 
 // API is where clients connect.
 type API struct {

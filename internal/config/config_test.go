@@ -42,6 +42,12 @@ func TestReferenceHoldsEveryKeyWithItsDefaultAndAComment(t *testing.T) {
 	at := lines([]byte(Reference()))
 	text := strings.Split(Reference(), "\n")
 	for _, k := range keys() {
+		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" {
+			// They have no defaults: the reference shows them in comments.
+			word := lastPart(k.name)
+			assert.Regexp(t, `(?m)^#.*(\[\[`+word+`\]\]|\b`+word+` = )`, Reference(), k.name)
+			continue
+		}
 		if strings.HasPrefix(k.kind, "a table") {
 			assert.Contains(t, text, "["+k.name+"]")
 			continue

@@ -32,6 +32,34 @@ type file struct {
 	Log struct {
 		Level string `toml:"level"`
 	} `toml:"log"`
+	Volume []fileVolume `toml:"volume"`
+	Pool   []filePool   `toml:"pool"`
+}
+
+type fileVolume struct {
+	Name       string       `toml:"name"`
+	Type       string       `toml:"type"`
+	Extents    []fileExtent `toml:"extents"`
+	Data       string       `toml:"data"`
+	Hash       string       `toml:"hash"`
+	HashOffset int64        `toml:"hash_offset"`
+	RootHash   string       `toml:"root_hash"`
+}
+
+type fileExtent struct {
+	Device string `toml:"device"`
+	Start  int64  `toml:"start"`
+	Length int64  `toml:"length"`
+}
+
+type filePool struct {
+	Name    string `toml:"name"`
+	Type    string `toml:"type"`
+	Path    string `toml:"path"`
+	VG      string `toml:"vg"`
+	Source  string `toml:"source"`
+	FSType  string `toml:"fstype"`
+	Options string `toml:"options"`
 }
 
 func defaults() file {
@@ -107,11 +135,19 @@ func keysOf(prefix string, t reflect.Type) []key {
 	var all []key
 	for f := range t.Fields() {
 		name := prefix + f.Tag.Get("toml")
-		switch f.Type.Kind() {
-		case reflect.Struct:
+		switch kind := f.Type.Kind(); {
+		case kind == reflect.Struct:
 			all = append(all, key{name, "a table: write [" + name + "] on a line of its own"})
 			all = append(all, keysOf(name+".", f.Type)...)
-		case reflect.Slice:
+		case kind == reflect.Slice && prefix == "" && f.Type.Elem().Kind() == reflect.Struct:
+			all = append(all, key{name, "one of several tables: write [[" + name + "]] on a line of its own"})
+			all = append(all, keysOf(name+".", f.Type.Elem())...)
+		case kind == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
+			all = append(all, key{name, `a list of tables, such as [{ device = "/dev/sdb" }]`})
+			all = append(all, keysOf(name+".", f.Type.Elem())...)
+		case kind == reflect.Int64:
+			all = append(all, key{name, "a whole number of bytes, such as 1048576"})
+		case kind == reflect.Slice:
 			all = append(all, key{name, `a list of strings, such as ["/srv/iso"]`})
 		default:
 			all = append(all, key{name, `a string in quotes, such as "60s"`})
@@ -128,6 +164,7 @@ func lines(text []byte) map[string]int {
 		p     unstable.Parser
 		table string
 	)
+	tables := make(map[string]int) // how many [[tables]] of that name there were
 	p.Reset(text)
 	for p.NextExpression() {
 		e := p.Expression()
@@ -135,6 +172,12 @@ func lines(text []byte) map[string]int {
 		case unstable.Table:
 			name, _ := dotted(&p, e.Key())
 			table = name + "."
+		case unstable.ArrayTable:
+			name, line := dotted(&p, e.Key())
+			table = fmt.Sprintf("%s[%d]", name, tables[name])
+			found[table] = line
+			table += "."
+			tables[name]++
 		case unstable.KeyValue:
 			note(&p, found, table, e)
 		}

@@ -44,7 +44,9 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 			GuestEject: k.word("tray.guest_eject", f.Tray.GuestEject, Release, Keep),
 			Strategy:   k.word("tray.strategy", f.Tray.Strategy, Auto, Atomic, Stepwise),
 		},
-		Log: Log{Level: k.level("log.level", f.Log.Level)},
+		Log:     Log{Level: k.level("log.level", f.Log.Level)},
+		Volumes: k.volumes(f.Volume),
+		Pools:   k.pools(f.Pool),
 	}
 	if len(k.problems) > 0 {
 		return nil, k.problems
@@ -53,7 +55,11 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 }
 
 func (k *checker) refuse(key, format string, args ...any) {
-	k.problems = append(k.problems, Problem{Line: k.lines[key], Key: key, Detail: fmt.Sprintf(format, args...)})
+	line := k.lines[key]
+	if table, _, ok := strings.Cut(key, "]."); ok && line == 0 { // a key that is missing
+		line = k.lines[table+"]"]
+	}
+	k.problems = append(k.problems, Problem{Line: line, Key: key, Detail: fmt.Sprintf(format, args...)})
 }
 
 // absolute refuses what is no absolute path, and makes it clean.
