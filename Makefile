@@ -10,10 +10,10 @@ CACHE   ?= .cache
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test integration demo bench lint cross install clean
+.PHONY: help deps build test integration edge edge-test edge-shell demo bench lint cross install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install what tests, demo and bench need from Debian's packages
 	@integration/install-deps
@@ -23,7 +23,7 @@ build: ## bin/trayd and bin/trayctl, static
 
 bin/test: deps
 	$(BUILD) -tags failpoints -o bin/trayd-failpoints ./cmd/trayd
-	$(BUILD) -o bin/guestinit ./integration/guestinit
+	$(BUILD) -o bin/ ./integration/guestinit ./integration/edge
 .PHONY: bin/test
 
 # Both must be content: go test, and the report, which counts a skipped test as failed.
@@ -40,6 +40,22 @@ test: lint build bin/test ## everything: unit tests, real QEMU, a real guest, re
 
 integration: build bin/test ## only what needs a guest, a crash, or systemd (needs root)
 	$(call gotest,integration,-count=1 -timeout 25m -tags integration ./integration/...)
+	$(MAKE) edge
+
+# Tests in files with the build tag edge run inside an edge host, one package at a time:
+# it has two processors, as a machine of CI has.
+EDGE          = -count=1 -p 1 -timeout 10m -tags edge -exec '$(CURDIR)/bin/edge exec'
+EDGE_PACKAGES = $(shell grep -rl '^//go:build edge$$' --include='*_test.go' . | xargs dirname | sort -u)
+edge edge-test: export CGO_ENABLED = 0
+
+edge: bin/test
+	$(call gotest,edge,$(EDGE) $(EDGE_PACKAGES))
+
+edge-test: bin/test ## tests with the build tag edge: PKG=./integration RUN=TestVolumes
+	$(GO) test $(EDGE) -v $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(EDGE_PACKAGES))
+
+edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed
+	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && bin/edge -install $$root shell $(RUN)
 
 demo: build bin/test ## a minute with a real guest: insert, change, a broken disc, kill -9, eject
 	@$(GO) run -buildvcs=false ./integration/demo -bin bin -cache $(CACHE)
@@ -52,7 +68,7 @@ bench: build bin/test ## the figures, side by side with the raw floor and virsh,
 lint: ## gofmt, vet, a tidy go.mod, and both architectures build
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags integration,failpoints ./...
+	$(GO) vet -tags integration,failpoints,edge ./...
 	$(GO) mod tidy -diff
 	@$(MAKE) --no-print-directory cross
 

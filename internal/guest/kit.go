@@ -27,7 +27,7 @@ import (
 type Kit struct {
 	Dir    string // of the cache
 	Kernel string // an unpacked ELF kernel, which QEMU starts by PVH
-	mods   string // the modules of that kernel
+	mods   string // the modules of that kernel, without the folder of its release
 }
 
 // Prepare makes a kit in dir, or finds the one that is there. It needs Debian's apt,
@@ -84,6 +84,22 @@ func Prepare(ctx context.Context, dir string, out io.Writer) (*Kit, error) {
 		return nil, err
 	}
 	return k, os.Rename(k.Kernel+".new", k.Kernel)
+}
+
+// Modules is the folder with the kernel's modules, and its release (uname -r), which is
+// that folder's name on an installed system.
+func (k *Kit) Modules() (dir, release string, err error) {
+	kernel, err := os.ReadFile(k.Kernel)
+	if err != nil {
+		return "", "", err
+	}
+	const banner = "Linux version "
+	_, rest, ok := bytes.Cut(kernel, []byte(banner))
+	if !ok {
+		return "", "", fmt.Errorf("%s has no %q in it: remove %s, it is made anew", k.Kernel, banner, k.Dir)
+	}
+	name, _, _ := bytes.Cut(rest[:min(100, len(rest))], []byte(" "))
+	return k.mods, string(name), nil
 }
 
 // fetchKernel downloads and unpacks the package that linux-image-amd64 stands for.
