@@ -125,8 +125,7 @@ func childOf(pid int, name string) int {
 // stop powers the container off, by its own PID 1.
 func (c *container) stop(ended <-chan error) {
 	if c.t.Failed() {
-		journal, _ := c.try("journalctl", "--no-pager", "-o", "short-monotonic", "-u", "trayd*")
-		c.t.Logf("nspawn: %s\njournal of trayd:\n%s", c.out.String(), journal)
+		c.t.Logf("nspawn: %s", c.out.String())
 	}
 	if c.init != 0 {
 		_ = syscall.Kill(c.init, syscall.Signal(34+4)) // SIGRTMIN+4: power off (systemd(1))
@@ -154,14 +153,6 @@ func (c *container) try(args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// run runs a command that has to succeed.
-func (c *container) run(args ...string) string {
-	c.t.Helper()
-	out, err := c.try(args...)
-	require.NoError(c.t, err)
-	return out
-}
-
 // path is where the host sees a file of the container's.
 func (c *container) path(name string) string { return fmt.Sprintf("/proc/%d/root%s", c.init, name) }
 
@@ -171,14 +162,6 @@ func (c *container) write(name, text string, mode os.FileMode) {
 	require.NoError(c.t, os.MkdirAll(filepath.Dir(c.path(name)), 0o755))
 	require.NoError(c.t, os.WriteFile(c.path(name), []byte(text), mode))
 	require.NoError(c.t, os.Chmod(c.path(name), mode)) // WriteFile heeds the umask
-}
-
-// install copies a file of the host's into the container.
-func (c *container) install(from, to string, mode os.FileMode) {
-	c.t.Helper()
-	b, err := os.ReadFile(from)
-	require.NoError(c.t, err)
-	c.write(to, string(b), mode)
 }
 
 // controlGroups makes a group of that name beneath ours in each hierarchy that systemd

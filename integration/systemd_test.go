@@ -16,16 +16,46 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/edge"
 	"github.com/trayd/trayd/internal/qemutest"
 )
 
-// service is trayd in a container, installed as a package installs it.
-type service struct{ *container }
+// host is where a systemd runs.
+type host interface {
+	// try runs a command and returns what it wrote.
+	try(args ...string) (string, error)
+	// write writes a file, and the folders that lead to it.
+	write(name, text string, mode os.FileMode)
+}
 
-// TestSystemd is what an operator's systemd does with the unit files. The machines run
-// as another user, and that user can't read the discs.
+// edgeHost is a host with a kernel of its own.
+type edgeHost struct{ *edge.Host }
+
+func (h edgeHost) try(args ...string) (string, error)        { return h.Try(args...) }
+func (h edgeHost) write(name, text string, mode os.FileMode) { h.Write(name, text, mode) }
+
+// service is trayd on a host, installed as a package installs it.
+type service struct {
+	t testing.TB
+	host
+}
+
+// TestSystemd is what an operator's systemd does with the unit files: in a container,
+// which is there at once, and in a machine, whose kernel enforces all of them.
 func TestSystemd(t *testing.T) {
-	s := service{startContainer(t)}
+	t.Run("container", func(t *testing.T) { testService(t, startContainer(t)) })
+	t.Run("machine", func(t *testing.T) { testService(t, edgeHost{edge.Start(t)}) })
+}
+
+// testService has QEMUs run as another user, who can't read the discs.
+func testService(t *testing.T, h host) {
+	s := service{t, h}
+	t.Cleanup(func() {
+		if t.Failed() {
+			journal, _ := s.try("journalctl", "--no-pager", "-o", "short-monotonic", "-u", "trayd*")
+			t.Logf("journal of trayd:\n%s", journal)
+		}
+	})
 	s.installTrayd()
 	s.run("systemctl", "start", "trayd.socket")
 	s.machine("vm1", "-device", "ide-cd,id=cd0")
@@ -37,6 +67,7 @@ func TestSystemd(t *testing.T) {
 	t.Run("the journal has fields", s.logs)
 	t.Run("reload", s.reloads)
 	t.Run("the watchdog ends one that hangs", s.isWatched)
+	t.Run("an upgrade leaves discs and machines alone", s.isUpgraded)
 	t.Run("a restart leaves socket and machines alone", s.restarts)
 }
 
@@ -51,7 +82,6 @@ func (s service) installTrayd() {
 	s.run("systemd-sysusers")
 	s.run("systemd-tmpfiles", "--create", "trayd.conf")
 	s.run("systemctl", "daemon-reload")
-	s.run("chown", "games", "/run/qemu")
 	discs := s.t.TempDir()
 	for name, mode := range map[string]os.FileMode{"ONE": 0o600, "TWO": 0o600, "BOOT": 0o644} {
 		s.install(qemutest.Disc(s.t, discs, name), "/srv/iso/"+name+".iso", mode)
@@ -62,11 +92,12 @@ func (s service) installTrayd() {
 func (s service) machine(name string, args ...string) {
 	s.t.Helper()
 	socket := "/run/qemu/" + name + ".qmp"
+	s.run("chown", "games", "/run/qemu") // tmpfiles made it root's at boot
 	s.run(append([]string{"systemd-run", "--quiet", "--unit=" + name, "--uid=games", "--gid=games",
 		qemutest.Binary(), "-S", "-accel", "tcg", "-nodefaults", "-display", "none", "-M", "pc", "-m", "16",
 		"-qmp", "unix:" + socket + ",server=on,wait=off"}, args...)...)
 	s.soon("no monitor of "+name, func() bool {
-		_, err := os.Stat(s.path(socket))
+		_, err := s.try("test", "-S", socket)
 		return err == nil
 	})
 }
@@ -77,10 +108,22 @@ func (s service) soon(what string, f func() bool) {
 }
 
 // in is a service whose failures are a subtest's.
-func (s service) in(t *testing.T) service {
-	c := *s.container
-	c.t = t
-	return service{&c}
+func (s service) in(t *testing.T) service { return service{t, s.host} }
+
+// run runs a command that has to succeed.
+func (s service) run(args ...string) string {
+	s.t.Helper()
+	out, err := s.try(args...)
+	require.NoError(s.t, err)
+	return out
+}
+
+// install copies a file from here to the host.
+func (s service) install(from, to string, mode os.FileMode) {
+	s.t.Helper()
+	b, err := os.ReadFile(from)
+	require.NoError(s.t, err)
+	s.write(to, string(b), mode)
 }
 
 // property is a property of trayd.service.
@@ -135,13 +178,16 @@ func (s service) isSandboxed(t *testing.T) {
 	// As trayd sees it, the host's files are read only.
 	_, err := s.try("nsenter", "--target", pid, "--mount", "--", "touch", "/usr/trayd-was-here")
 	assert.ErrorContains(t, err, "Read-only file system")
+	devices := strings.Fields(s.run("nsenter", "--target", pid, "--mount", "--", "ls", "/dev"))
+	assert.Contains(t, devices, "null")
+	assert.NotContains(t, devices, "kmsg", "devices are private")
 
 	var exposure float64
 	out := s.run("systemd-analyze", "security", "--no-pager", "trayd.service")
 	_, err = fmt.Sscanf(out[strings.Index(out, "level for trayd.service:"):], "level for trayd.service: %f", &exposure)
 	require.NoError(t, err)
 	t.Logf("systemd-analyze security: %.1f", exposure)
-	assert.LessOrEqual(t, exposure, 2.5)
+	assert.LessOrEqual(t, exposure, 2.0)
 }
 
 func (s service) works(t *testing.T) {
@@ -202,16 +248,16 @@ func (s service) reloads(t *testing.T) {
 	})
 	assert.Equal(t, pid, s.property("MainPID"), "it went on")
 	s.serves()
-	require.NoError(t, os.Remove(s.path("/etc/trayd/trayd.toml")))
+	s.run("rm", "/etc/trayd/trayd.toml")
 }
 
 func (s service) isWatched(t *testing.T) {
 	s = s.in(t)
-	s.write("/run/systemd/system/trayd.service.d/fast.conf", "[Service]\nWatchdogSec=2\n", 0o644)
+	s.write("/run/systemd/system/trayd.service.d/fast.conf", "[Service]\nWatchdogSec=3\n", 0o644)
 	s.run("systemctl", "daemon-reload")
 	s.run("systemctl", "restart", "trayd")
 	pid := s.property("MainPID")
-	time.Sleep(5 * time.Second)
+	time.Sleep(7 * time.Second)
 	require.Equal(t, pid, s.property("MainPID"), "a healthy one is left alone")
 
 	s.run("kill", "-STOP", pid)
@@ -225,6 +271,25 @@ func (s service) isWatched(t *testing.T) {
 	require.NotNil(t, d.Medium)
 	assert.Equal(t, "TWO", d.Medium.VolumeID)
 	assert.True(t, d.Medium.Ours, "what it owns outlived it")
+}
+
+// isUpgraded replaces the program as a package does, and restarts it.
+func (s service) isUpgraded(t *testing.T) {
+	s = s.in(t)
+	before := s.drive("vm1/cd0")
+	require.NotNil(t, before.Medium)
+	qemu := s.serves()
+	s.run("cp", "--preserve", "/usr/bin/trayd", "/usr/bin/trayd.new")
+	s.run("mv", "/usr/bin/trayd.new", "/usr/bin/trayd")
+	require.Contains(t, s.run("readlink", "/proc/"+s.property("MainPID")+"/exe"), "(deleted)", "it runs the old one")
+	s.run("systemctl", "restart", "trayd")
+	require.Equal(t, "/usr/bin/trayd\n", s.run("readlink", "/proc/"+s.property("MainPID")+"/exe"))
+	after := s.serves()
+	require.Len(t, after, len(qemu))
+	for i := range after {
+		assert.Equal(t, qemu[i].PID, after[i].PID)
+	}
+	assert.Equal(t, before.Medium, s.drive("vm1/cd0").Medium)
 }
 
 func (s service) restarts(t *testing.T) {

@@ -48,7 +48,6 @@ var modules = []string{"virtio_pci", "virtio_blk", "virtio_console", "crc32c_gen
 
 // Kit is what edge hosts are made of, in a cache directory.
 type Kit struct {
-	QEMU      string // the program
 	kernel    string
 	image     string // the root file system, never written to
 	initramfs string
@@ -75,10 +74,7 @@ func Prepare(ctx context.Context, cache string, out io.Writer) (*Kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kit{QEMU: os.Getenv("QEMU"), kernel: linux.Kernel}
-	if k.QEMU == "" {
-		k.QEMU = "qemu-system-x86_64"
-	}
+	k := &Kit{kernel: linux.Kernel}
 	if err := k.prepareRoot(ctx, dir, linux, out); err != nil {
 		return nil, fmt.Errorf("the edge host's root: %w", err)
 	}
@@ -204,7 +200,7 @@ func (k *Kit) savedName(agent string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path, err := exec.LookPath(k.QEMU)
+	path, err := exec.LookPath(qemu)
 	if err != nil {
 		return "", fmt.Errorf("%w: run `make deps`", err)
 	}
@@ -220,10 +216,13 @@ func (k *Kit) savedName(agent string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	m := Machine{kit: &Kit{QEMU: path}} // paths don't matter
+	m := Machine{kit: &Kit{}} // where the files lie doesn't matter
 	return "saved-" + key(filepath.Base(k.image), string(program), string(version), binary.ModTime().String(), fmt.Sprint(binary.Size()),
 		fmt.Sprint(kernel.Size()), strings.Join(m.command(), " "), strings.Join(modules, " "), warmUp), nil
 }
+
+// qemu is this host's own, whichever $QEMU is under test.
+const qemu = "qemu-system-x86_64"
 
 // bootTime is more than a boot takes on a loaded machine; at low load it is 13 s.
 const bootTime = 3 * time.Minute

@@ -84,7 +84,7 @@ func (m *Machine) socket(name string) string { return filepath.Join(m.dir, name+
 // command is QEMU's command line.
 func (m *Machine) command() []string {
 	args := []string{
-		m.kit.QEMU, "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
+		qemu, "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", m.kit.kernel, "-initrd", m.kit.initramfs, "-append", "console=ttyS0 quiet panic=-1 tsc=unstable",
 		"-chardev", "file,id=console,append=on,path=" + filepath.Join(m.dir, "console"), "-serial", "chardev:console",
@@ -182,7 +182,8 @@ func (m *Machine) Boot(ctx context.Context) error {
 	return nil
 }
 
-// Crash is a loss of power: what the host has not flushed to its disks is lost.
+// Crash is a loss of power: what the host has not flushed to its disks is lost, which
+// may be a file that was put there a moment ago (sync).
 func (m *Machine) Crash() error {
 	if m.cmd == nil {
 		return errors.New("the edge host isn't running")
