@@ -4,7 +4,7 @@
 //	edge shell COMMAND...  one command
 //	edge exec TEST ARGS... a test binary; `go test -exec` calls it so
 //
-// -install DIR copies the files beneath DIR into the host first.
+// -install DIR first copies the files beneath DIR into the host, as a package's.
 package main
 
 import (
@@ -68,6 +68,10 @@ func run(ctx context.Context, install string, args []string) (int, error) {
 	defer m.Close()
 	if install != "" {
 		if err := m.PutTree(ctx, install, "/"); err != nil {
+			return 1, err
+		}
+		const triggers = "systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
+		if _, err := m.Output(ctx, "sh", "-c", triggers); err != nil {
 			return 1, err
 		}
 	}
@@ -193,5 +197,9 @@ func shell(ctx context.Context, m *edge.Machine, args []string) (int, error) {
 		return 1, err
 	}
 	defer term.Restore(in, old)
-	return m.Run(ctx, cmd)
+	code, err := m.Run(ctx, cmd)
+	if len(args) == 0 {
+		code = 0 // of whatever was typed last
+	}
+	return code, err
 }
