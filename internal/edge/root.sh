@@ -21,7 +21,12 @@ fetch() {
 }
 # Versions that the suite no longer has would be unpacked over the newer ones.
 apt-get -o Dir::Cache::archives="$archives" -o Debug::NoLocking=1 -qq autoclean >/dev/null
-fetch base-files base-passwd bash coreutils dash "$@"
+set -- base-files base-passwd bash coreutils dash "$@"
+fetch "$@" || {
+	echo "the package lists are missing or old: apt-get update ..."
+	apt-get -qq update
+	fetch "$@"
+}
 
 echo "unpacking them ..."
 for dir in bin sbin lib lib64; do # usr-merged, as usrmerge's maintainer script would

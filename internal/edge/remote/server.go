@@ -43,7 +43,8 @@ type server struct {
 type process struct {
 	cmd      *exec.Cmd
 	input    *queue
-	terminal *os.File // nil when it has none
+	terminal *os.File      // nil when it has none
+	said     chan struct{} // closed when all that came from the terminal was sent
 }
 
 func (s *server) take(f frame) error {
@@ -139,7 +140,11 @@ func (s *server) startOnTerminal(p *process, command uint32, size Size) error {
 		return errors.Join(err, master.Close())
 	}
 	go func() { _, _ = io.Copy(master, p.input) }()
-	go func() { _, _ = io.Copy(stream{s.out, stdout, command}, master) }() // EIO once nobody has the other end
+	p.said = make(chan struct{})
+	go func() {
+		defer close(p.said)
+		_, _ = io.Copy(stream{s.out, stdout, command}, master) // EIO once nobody has the other end
+	}()
 	return nil
 }
 
@@ -169,7 +174,10 @@ func (s *server) wait(command uint32, p *process) {
 	delete(s.running, command)
 	s.mu.Unlock()
 	if p.terminal != nil {
-		time.Sleep(50 * time.Millisecond) // its last words are on their way
+		select {
+		case <-p.said:
+		case <-time.After(lingering):
+		}
 		p.terminal.Close()
 	}
 	var o outcome
