@@ -5,12 +5,12 @@
 //
 // Prepare makes it from the packages of this host's own Debian, boots it once and saves
 // the booted machine. That takes half a minute, everything is cached, and afterwards a
-// host is restored in 2 s (Start). There are two ways to use one:
+// host is restored in less than a second (Start). There are two ways to use one:
 //
 //   - from inside: tests in files with the build tag edge. They are ordinary Go tests,
-//     compiled here and run there: `make edge-test PKG=./... RUN=TestX`, and in CI by
-//     integration's TestEdge.
-//   - from outside: Start, Run, Crash and Boot, for tests that cut the power.
+//     compiled here and run there (integration/edge): `make edge-test PKG=./integration
+//     RUN=TestVolumes`, and all of them in CI.
+//   - from outside: Start, Must, PowerCycle, for tests that cut the power.
 package edge
 
 import (

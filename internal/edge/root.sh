@@ -58,6 +58,8 @@ ln -sf mawk "$root/usr/bin/awk"
 ln -sf which.debianutils "$root/usr/bin/which"
 ln -sf dash "$root/usr/bin/sh"
 ln -sf /usr/share/zoneinfo/Etc/UTC "$root/etc/localtime"
+# udev's and tmpfiles' rules speak of groups that udev's script makes.
+printf 'g %s - -\n' input sgx kvm render >"$root/usr/lib/sysusers.d/udev.conf"
 systemd-sysusers --root="$root" 2>/dev/null
 grep -q ^messagebus: "$root/etc/passwd" || {
 	echo messagebus:x:100:101::/nonexistent:/usr/sbin/nologin >>"$root/etc/passwd"
