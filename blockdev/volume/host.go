@@ -74,3 +74,11 @@ func (h *Host) Volume(ref Ref) (Volume, error) {
 // Orphans lists the volumes that are active and carry this host's mark, whoever may be
 // using them.
 func (h *Host) Orphans(context.Context) ([]Ref, error) { return nil, nil }
+
+// LVInfo is what lvm2 says of a logical volume.
+type LVInfo struct {
+	Name       string
+	Size       int64 // bytes
+	Active     bool
+	Incomplete bool // made by CreateLV, and FinishLV was not called
+}

@@ -120,7 +120,8 @@ const (
 	Undefined    Reason = "undefined" // the configuration defines no such volume
 	Damaged      Reason = "damaged"   // a table that doesn't fit its devices, a wrong root hash
 	NotHere      Reason = "not-here"  // the host lacks what it needs: lvm2, device-mapper, the device
-	Failed       Reason = "failed"    // the tool's or the kernel's own words say why
+	NoSpace      Reason = "no-space"
+	Failed       Reason = "failed" // the tool's or the kernel's own words say why
 )
 
 // Error is a volume that can't be used, and why.

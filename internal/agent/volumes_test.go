@@ -24,9 +24,9 @@ import (
 type storage struct {
 	dir string
 
-	mu     sync.Mutex // guards below
+	mu     sync.Mutex          // guards below
 	active map[volume.Ref]bool // those that are; true: activated here, and not by others
-	fail   map[string]error // by "activate vg0/a", "open vg0/a" or "release vg0/a"
+	fail   map[string]error    // by "activate vg0/a", "open vg0/a" or "release vg0/a"
 	log    []string
 }
 
