@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"syscall"
+	"time"
 
 	"github.com/trayd/trayd/internal/api"
 )
@@ -22,12 +23,16 @@ type client struct {
 	http   *http.Client
 }
 
+// continueTimeout is how long an upload waits to be asked for its bytes.
+const continueTimeout = time.Second
+
 func newClient(socket string) *client {
 	var d net.Dialer
 	return &client{socket: socket, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, "unix", socket)
 		},
+		ExpectContinueTimeout: continueTimeout,
 	}}}
 }
 
@@ -64,19 +69,40 @@ func (c *client) read(ctx context.Context, resp *http.Response) ([]byte, error) 
 	return nil, &unreachableError{socket: c.socket, err: fmt.Errorf("its answer broke off: %w", err)}
 }
 
+// upload sends a file as the request's body and decodes the answer into out.
+func (c *client) upload(ctx context.Context, path string, file io.Reader, size int64, out any) error {
+	resp, err := c.sendBody(ctx, http.MethodPut, path, file, size)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := c.read(ctx, resp)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, out)
+}
+
 // send sends a request; the answer is a success whose body the caller closes.
 func (c *client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return nil, err
-		}
-		body = bytes.NewReader(b)
+	if in == nil {
+		return c.sendBody(ctx, method, path, nil, 0)
 	}
+	b, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	return c.sendBody(ctx, method, path, bytes.NewReader(b), int64(len(b)))
+}
+
+func (c *client) sendBody(ctx context.Context, method, path string, body io.Reader, size int64) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://trayd"+path, body)
 	if err != nil {
 		return nil, err
+	}
+	req.ContentLength = size
+	if method == http.MethodPut {
+		req.Header.Set("Expect", "100-continue") // a refusal comes before the bytes are sent
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

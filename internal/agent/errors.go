@@ -35,6 +35,11 @@ const (
 	MachineEnded   Code = "machine-ended"
 	StateRefused   Code = "state-file-refused" // the journal can't take the intent
 	Stopping       Code = "stopping"
+	NoSuchPool     Code = "no-such-pool"
+	ImageExists    Code = "image-exists"
+	ImageInUse     Code = "image-in-use"
+	NoSpace        Code = "no-space"    // the pool can't hold the image
+	PoolFailed     Code = "pool-failed" // the pool's storage refused or failed
 )
 
 // Error is an error for the person at the keyboard: what was tried on which

@@ -24,7 +24,9 @@ const (
 	EventTrayPutRight = "tray-put-right" // a late answer of a guest was undone
 	EventReleased     = "released"       // a disc of ours left by other hands, or a volume or node is released
 	EventReleaseWaits = "release-waits"  // a volume can't be released yet
-	EventConflict     = "conflict"       // somebody else's disc is in
+	EventImageAdded   = "image-added"
+	EventImageRemoved = "image-removed"
+	EventConflict     = "conflict" // somebody else's disc is in
 )
 
 // Event is something that happened. IDs rise by one; they start anew with the

@@ -283,7 +283,7 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) error {
 	}
 	seen := make(chan inspected, 1)
 	go func() {
-		m, err := inspect(f, target.Name, f.Name(), !o.req.NoValidate, &a.prober)
+		m, err := inspect(f, target.Name, f.Name(), target.Capacity, !o.req.NoValidate, &a.prober)
 		seen <- inspected{m, err}
 	}()
 	var got inspected
@@ -448,6 +448,7 @@ func (o *Operation) change(ctx context.Context, s *session, t *task) (err error)
 	if err != nil {
 		return err
 	}
+	disc.Size = t.change.Target.Capacity
 	a.failPoint("descriptor-passed")
 	err = o.attempts(ctx, s, t, func(ctx context.Context, force bool) error {
 		return changer.Swap(ctx, t.id, disc, force)

@@ -52,6 +52,8 @@ type Medium struct {
 	Volume *volume.Ref `json:"volume,omitempty"`
 	// Inside is the file's path in a Volume that is a file system.
 	Inside string `json:"inside,omitempty"`
+	// Capacity is the disc's exact size in bytes where its device is larger; 0: all of it.
+	Capacity int64 `json:"capacity,omitempty"`
 	// Foreign is set when somebody else had activated the volume: it is left active.
 	Foreign bool `json:"foreign,omitempty"`
 }

@@ -194,6 +194,7 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 			release()
 			return
 		case <-ended:
+			s.lost() // before anybody connects anew
 			release()
 			return
 		case <-v.kick:
@@ -319,6 +320,7 @@ func (v *vm) leave(s *session) {
 		return
 	}
 	cause := s.conn.Err()
+	s.lost()
 	s.close()
 	if cause != nil && v.a.ctx.Err() == nil {
 		if s, release := v.current(); s != nil { // connected anew meanwhile
@@ -326,7 +328,6 @@ func (v *vm) leave(s *session) {
 			return
 		}
 		v.fail(cause)
-		v.a.publish(Event{Type: EventVMLost, VM: v.name, Detail: cause.Error()})
 	}
 }
 

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
 )
 
 // Storage is the volumes of this host: a *volume.Host.
 type Storage interface {
-	// Volume returns a volume by its reference. Its error is a *volume.Error.
-	Volume(volume.Ref) (volume.Volume, error)
+	library.Storage
 	// Orphans lists the volumes that are active and carry this agent's mark.
 	Orphans(context.Context) ([]volume.Ref, error)
 	// Configure takes new settings. Active volumes stay as they are.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/internal/qemutest"
 )
 
@@ -22,7 +23,8 @@ import (
 // it is told to. Each is a file. blockdev/volume tests the real ones, and integration
 // the agent on them.
 type storage struct {
-	dir string
+	library.Storage // not called
+	dir             string
 
 	mu     sync.Mutex          // guards below
 	active map[volume.Ref]bool // those that are; true: activated here, and not by others
