@@ -213,11 +213,7 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if t.file != nil {
-			t.file.Close()
-		}
-	}()
+	defer t.close()
 	if t.nothingToDo != "" {
 		return &Outcome{Operation: o.ID, Verb: o.Verb, Medium: o.Medium, By: o.By, Result: Done, Reason: t.nothingToDo, At: time.Now().UTC()}, nil
 	}
@@ -233,6 +229,7 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		o.setPhase(Changing)
 		err = o.change(ctx, s, t)
 	}
+	t.close() // QEMU has its own; ours would keep the volume of a failed change busy
 	return o.conclude(ctx, s, err)
 }
 
@@ -241,7 +238,8 @@ func (o *Operation) intend(s *session, t *task) error {
 	rec := o.drive.record()
 	rec.Process = s.process
 	rec.Asked = nil
-	rec.Change = &t.change
+	c := t.change
+	rec.Change = &c
 	if err := o.drive.write(rec, false); err != nil {
 		return newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
 			"the change can't be written to the state file: %w", err)
@@ -428,6 +426,14 @@ type task struct {
 	id          string        // QEMU's id of the drive
 	before      blockdev.State
 	nothingToDo string // why there is nothing to do
+}
+
+// close closes the disc.
+func (t *task) close() {
+	if t.file != nil {
+		t.file.Close()
+		t.file = nil
+	}
 }
 
 // change tries until the disc is changed, the guest's time is over, or it fails.

@@ -118,6 +118,12 @@ func (v *fakeVolume) Open(context.Context, string) (*os.File, error) {
 }
 
 func (v *fakeVolume) Release(context.Context) error {
+	if open, _ := filepath.Glob("/proc/self/fd/*"); slices.ContainsFunc(open, func(fd string) bool {
+		to, _ := os.Readlink(fd)
+		return to == v.path()
+	}) {
+		return &volume.BusyError{Ref: v.ref, Holders: []volume.Holder{{PID: os.Getpid(), Name: "trayd itself"}}}
+	}
 	return v.s.act("release", v.ref, func() { delete(v.s.active, v.ref) })
 }
 
@@ -252,6 +258,33 @@ func TestVolumeRefusedByQEMU(t *testing.T) {
 	r.done(Insert, "vm", "lvm:vg0/a")
 	r.refused(DriveOccupied, Insert, "vm", "lvm:vg0/b")
 	require.NotContains(t, s.happened(), "activate vg0/b", "a request that can't be carried out turns nothing on")
+}
+
+// TestVolumeWhileTheGuestHolds: the volume of a disc that never got in is turned off,
+// the one of the disc that stays in is not.
+func TestVolumeWhileTheGuestHolds(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r, s := volumeRig(t, strategy)
+		g := r.machine("vm", qemutest.IDE).Guest(t)
+		r.start()
+		r.done(Insert, "vm", "lvm:vg0/a")
+		g.Volume()
+		g.Lock()
+		short := func(q *Request) { wait := 100 * time.Millisecond; q.Wait = &wait }
+		r.refused(DriveLocked, Replace, "vm", "lvm:vg0/b", short)
+		require.Equal(t, []string{"vg0/a"}, s.on())
+		require.Equal(t, "DISC_A", g.Volume())
+		o := r.begin(Replace, "vm", "lvm:vg0/b")
+		r.waiting(o)
+		require.Equal(t, []string{"vg0/a", "vg0/b"}, s.on())
+		_, err := r.agent.Cancel("vm", "", "root")
+		require.NoError(t, err)
+		_, err = r.finish(o)
+		r.isError(CancelledCode, err)
+		require.Equal(t, []string{"vg0/a"}, s.on())
+		r.done(Replace, "vm", "lvm:vg0/b", force)
+		require.Equal(t, []string{"vg0/b"}, s.on())
+	})
 }
 
 // TestReleaseWaits: a volume that can't be released is done in the machine and not
