@@ -104,8 +104,12 @@ func (c *cli) drivesCommand() *cobra.Command {
 				for _, d := range drives {
 					driveRow(w, d)
 				}
+				said := make(map[string]bool) // with the machine, below
+				for _, v := range vms {
+					said[v.Reason] = true
+				}
 				for _, d := range drives {
-					if d.Reason != "" {
+					if d.Reason != "" && !said[d.Reason] {
 						fmt.Fprintf(w, "\n%s/%s: %s\n", d.VM, d.Name, d.Reason)
 					}
 					for _, left := range d.Releasing {

@@ -150,6 +150,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.adoptRecords()
 	a.retryReleases()
 	a.startUnlessStopping(a.cleanImages)
+	a.startUnlessStopping(a.watchVolumes)
 	first := w.scan()
 	a.start(func() {
 		over := time.NewTimer(firstRound)

@@ -153,7 +153,11 @@ func (v *vm) status(ctx context.Context) VMStatus {
 			out.Next = e.Next
 		}
 		for _, d := range v.knownDrives() {
-			out.Drives = append(out.Drives, d.status(nil))
+			s := d.status(nil)
+			if s.Reason == "" {
+				s.Reason = out.Reason
+			}
+			out.Drives = append(out.Drives, s)
 		}
 		return out
 	}

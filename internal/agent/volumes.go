@@ -18,6 +18,9 @@ type Storage interface {
 	library.Storage
 	// Orphans lists the volumes that are active and carry this agent's mark.
 	Orphans(context.Context) ([]volume.Ref, error)
+	// Watch calls f whenever a volume of this agent's is found to hold something else
+	// than its hashes say, until the context ends.
+	Watch(ctx context.Context, f func(ref volume.Ref, detail string)) error
 	// Configure takes new settings. Active volumes stay as they are.
 	Configure(volume.Options)
 }
@@ -322,6 +325,24 @@ func (v *vm) releasedAll(d *drive) {
 	if ended {
 		d.dropRecord()
 		v.a.forget(v)
+	}
+}
+
+// watchVolumes tells of volumes that are found to be damaged while they are read.
+func (a *Agent) watchVolumes() {
+	err := a.volumes.storage.Watch(a.ctx, func(ref volume.Ref, detail string) {
+		e := Event{Type: EventVolumeCorrupt, Detail: fmt.Sprintf("volume %s is damaged: %s", ref, detail)}
+		users := a.users()[ref]
+		if len(users) == 0 {
+			a.publish(e)
+		}
+		for _, u := range users { // each hears of it by its own name
+			e.VM, e.Drive = u.VM, u.Drive
+			a.publish(e)
+		}
+	})
+	if err != nil && a.ctx.Err() == nil {
+		a.log.Warn("damage of verity volumes can't be watched for: guests see it as read errors all the same", "error", err)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 // the agent on them.
 type storage struct {
 	library.Storage // not called
+	damaged         chan volume.Ref
 	dir             string
 
 	mu     sync.Mutex          // guards below
@@ -33,7 +34,7 @@ type storage struct {
 }
 
 func newStorage(dir string) *storage {
-	return &storage{dir: dir, active: make(map[volume.Ref]bool), fail: make(map[string]error)}
+	return &storage{dir: dir, damaged: make(chan volume.Ref), active: make(map[volume.Ref]bool), fail: make(map[string]error)}
 }
 
 func (s *storage) Volume(ref volume.Ref) (volume.Volume, error) {
@@ -52,6 +53,17 @@ func (s *storage) Orphans(context.Context) ([]volume.Ref, error) {
 }
 
 func (s *storage) Configure(volume.Options) {}
+
+func (s *storage) Watch(ctx context.Context, f func(volume.Ref, string)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ref := <-s.damaged:
+			f(ref, "block 7 is not what its hash says")
+		}
+	}
+}
 
 // act notes what is done, and fails if it is to.
 func (s *storage) act(what string, ref volume.Ref, then func()) error {
@@ -374,6 +386,24 @@ func TestVolumeOfAnEndedMachine(t *testing.T) {
 		r.within("the release", func() bool { return len(s.on()) == 0 })
 		r.within("the record to go", func() bool { return len(r.agent.Records()) == 0 })
 	}
+}
+
+// TestVolumeCorrupt: damage is told by the volume's name and for each drive that has it.
+func TestVolumeCorrupt(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("one", qemutest.IDE)
+	r.machine("two", qemutest.IDE)
+	r.start()
+	r.done(Insert, "one", "lvm:vg0/a")
+	r.done(Insert, "two", "lvm:vg0/a")
+	s.damaged <- volume.Ref{Kind: volume.LVM, Name: "vg0/a"}
+	var vms []string
+	for range 2 {
+		e := r.event(EventVolumeCorrupt)
+		require.Contains(t, e.Detail, "lvm:vg0/a")
+		vms = append(vms, e.VM)
+	}
+	require.ElementsMatch(t, []string{"one", "two"}, vms)
 }
 
 // TestVolumeOfTheGuestsEject: the guest's own eject ends with the volume off.
