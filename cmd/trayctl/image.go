@@ -1,17 +1,17 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/trayd/trayd/internal/library"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 func (c *cli) imageCommand() *cobra.Command {
@@ -54,8 +54,17 @@ func (c *cli) imageAddCommand() *cobra.Command {
 			if !st.Mode().IsRegular() {
 				return fmt.Errorf("%s is not a regular file", args[1])
 			}
-			var i library.Image
-			if err := c.client.upload(cmd.Context(), imagePath(pool, args[0]), f, st.Size(), &i); err != nil {
+			a, err := c.client.send(cmd.Context(), "PUT", imagePath(pool, args[0]), f, st.Size())
+			if err != nil {
+				return err
+			}
+			defer a.Close()
+			b, err := c.client.read(cmd.Context(), a)
+			if err != nil {
+				return err
+			}
+			var i wire.Image
+			if err := json.Unmarshal(b, &i); err != nil {
 				return err
 			}
 			return c.print(i, func(w io.Writer) {
@@ -72,8 +81,8 @@ func (c *cli) imageListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Short: "List the images that were added to pools", Example: "  trayctl image ls -o json", Args: cobra.NoArgs,
 		RunE: ran(func(cmd *cobra.Command, _ []string) error {
-			var images []library.Image
-			if err := c.client.do(cmd.Context(), http.MethodGet, "/v1/images", nil, &images); err != nil {
+			var images []wire.Image
+			if err := c.client.do(cmd.Context(), "GET", "/v1/images", nil, &images); err != nil {
 				return err
 			}
 			return c.print(images, func(w io.Writer) {
@@ -93,7 +102,7 @@ func (c *cli) imageRemoveCommand() *cobra.Command {
 		Example: "  trayctl image rm debian --pool fast",
 		RunE: ran(func(cmd *cobra.Command, args []string) error {
 			name := strings.TrimPrefix(args[0], "image:")
-			if err := c.client.do(cmd.Context(), http.MethodDelete, imagePath(pool, name), nil, nil); err != nil {
+			if err := c.client.do(cmd.Context(), "DELETE", imagePath(pool, name), nil, nil); err != nil {
 				return err
 			}
 			return c.print(map[string]string{"removed": name}, func(w io.Writer) { fmt.Fprintf(w, "image:%s/%s: removed\n", pool, name) })

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/trayd/trayd/internal/api"
+	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/internal/qemutest"
 )
 
@@ -90,7 +90,7 @@ func (d *daemon) stop() {
 
 // change is one change over the warm API connection.
 func (d *daemon) change(vm, disc string) error {
-	body, err := json.Marshal(api.ChangeRequest{Medium: disc})
+	body, err := json.Marshal(wire.ChangeRequest{Medium: disc})
 	if err != nil {
 		return err
 	}

@@ -15,13 +15,6 @@ import (
 	"github.com/trayd/trayd/qmp"
 )
 
-// The verbs of a request.
-const (
-	Insert  = "insert"
-	Replace = "change"
-	Eject   = "eject"
-)
-
 // Request is what somebody wants done to a drive.
 type Request struct {
 	VM, Drive string // Drive may be empty when the machine has one CD drive
@@ -41,19 +34,6 @@ type Caller struct {
 	Name       string // for the audit line
 	Privileged bool
 }
-
-// Phase is where a running operation is.
-type Phase string
-
-// The phases.
-const (
-	Starting   Phase = "starting"
-	Waiting    Phase = "waiting-for-guest"
-	Activating Phase = "activating" // the volume that holds the disc
-	Changing   Phase = "changing"
-	Unsettled  Phase = "unsettled" // the outcome is not known; QEMU is being asked
-	Ended      Phase = "ended"
-)
 
 // Operation is a request on its way. Its exported fields never change.
 type Operation struct {

@@ -183,17 +183,6 @@ func (v *volumes) released(ref volume.Ref) {
 	delete(v.waiting, ref)
 }
 
-// VolumeUser is a drive that uses a volume.
-type VolumeUser struct {
-	VM    string `json:"vm"`
-	Drive string `json:"drive"`
-	State string `json:"state"` // loaded, loading or releasing
-	// Foreign is set when somebody else had activated the volume before.
-	Foreign bool `json:"foreign,omitempty"`
-}
-
-func (u VolumeUser) String() string { return u.VM + "/" + u.Drive }
-
 // users are the drives whose records speak of each volume. It is derived from the
 // records each time: a counter could drift.
 func (a *Agent) users() map[volume.Ref][]VolumeUser {
@@ -217,9 +206,6 @@ func (a *Agent) users() map[volume.Ref][]VolumeUser {
 	}
 	return users
 }
-
-// StateReleasing is the state of a VolumeUser that waits for the volume's release.
-const StateReleasing = "releasing"
 
 // claim decides whose activation a volume is that a change is about to use: ours if
 // anything of ours uses it or is still to release it, and else whoever's it was before.
