@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/internal/qemutest"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // daemon is a running trayd, as it is shipped.
