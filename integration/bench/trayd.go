@@ -111,15 +111,19 @@ func (d *daemon) request(vm, verb, disc string) error {
 }
 
 // machines starts n machines named prefix0, prefix1, … whose sockets lie in dir/run.
-func (b *bench) machines(dir, prefix string, n int) error {
+// more are further arguments; without any they are stopped.
+func (b *bench) machines(dir, prefix string, n int, more ...string) error {
+	if len(more) == 0 {
+		more = []string{"-S"}
+	}
 	run := filepath.Join(dir, "run")
 	if err := os.MkdirAll(run, 0o755); err != nil {
 		return err
 	}
 	for i := range n {
 		name := fmt.Sprintf("%s%d", prefix, i)
-		cmd := exec.Command(qemutest.Binary(), "-S", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "16", "-M", "q35",
-			"-device", "ide-cd,id=cd0,bus=ide.0", "-qmp", "unix:"+filepath.Join(run, name+".qmp")+",server=on,wait=off")
+		cmd := exec.Command(qemutest.Binary(), append([]string{"-accel", "tcg", "-nodefaults", "-display", "none", "-m", "16", "-M", "q35",
+			"-device", "ide-cd,id=cd0,bus=ide.0", "-qmp", "unix:" + filepath.Join(run, name+".qmp") + ",server=on,wait=off"}, more...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
 			return fmt.Errorf("%w (Debian: qemu-system-x86)", err)
