@@ -208,9 +208,21 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 		}
 	}
 	release()
+	// Nobody is connected who would see the machine's end, and its volumes are to be off
+	// within a second of it.
+	gone := make(chan struct{})
+	if f := s.process.watch(v.a.boot); f != nil {
+		defer f.Close()
+		v.a.start(func() {
+			if awaitEnd(f) == nil {
+				close(gone)
+			}
+		})
+	}
 	select {
 	case <-ctx.Done():
 	case <-v.kick:
+	case <-gone:
 	}
 }
 
