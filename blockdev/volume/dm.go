@@ -172,7 +172,7 @@ func (v *dmVolume) create(ctx context.Context, t *table) error {
 
 // targetVersion asks whether the kernel has a target; it loads the module if it can.
 func targetVersion(kind string) (version [3]uint32, ok bool) {
-	_, data, err := dmCall(unix.DM_GET_TARGET_VERSION, 0, kind, "", 0, nil)
+	_, data, err := dmCall(unix.DM_GET_TARGET_VERSION, 0, 0, kind, "", 0, nil)
 	return version, err == nil && len(data) > 0
 }
 

@@ -47,7 +47,7 @@ const (
 
 // dmCall is one ioctl: name or uuid says which device, payload is what follows the
 // header. It returns the header and what follows it.
-func dmCall(cmd uint, flags uint32, name, uuid string, targets int, payload []byte) (*unix.DmIoctl, []byte, error) {
+func dmCall(cmd uint, flags, event uint32, name, uuid string, targets int, payload []byte) (*unix.DmIoctl, []byte, error) {
 	control, err := os.OpenFile(dmControl, os.O_RDWR, 0)
 	if err != nil {
 		return nil, nil, err
@@ -59,7 +59,7 @@ func dmCall(cmd uint, flags uint32, name, uuid string, targets int, payload []by
 		head := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))
 		head.Version = [3]uint32{4, 0, 0}
 		head.Data_size, head.Data_start = uint32(len(buf)), unix.SizeofDmIoctl
-		head.Target_count, head.Flags = uint32(targets), flags
+		head.Target_count, head.Flags, head.Event_nr = uint32(targets), flags, event
 		copy(head.Name[:unix.DM_NAME_LEN-1], name)
 		copy(head.Uuid[:unix.DM_UUID_LEN-1], uuid)
 		copy(buf[unix.SizeofDmIoctl:], payload)
@@ -75,7 +75,7 @@ func dmCall(cmd uint, flags uint32, name, uuid string, targets int, payload []by
 
 // dmStatus looks a device up by its name; ok is false when there is none.
 func dmStatus(name string) (d dmDevice, ok bool, err error) {
-	head, _, err := dmCall(unix.DM_DEV_STATUS, 0, name, "", 0, nil)
+	head, _, err := dmCall(unix.DM_DEV_STATUS, 0, 0, name, "", 0, nil)
 	switch {
 	case errors.Is(err, unix.ENXIO), errors.Is(err, os.ErrNotExist): // no device; no device-mapper
 		return d, false, nil
@@ -112,7 +112,7 @@ func dmTable(name string) ([]dmTarget, error) { return dmTargets(name, unix.DM_S
 func dmInfo(name string) ([]dmTarget, error) { return dmTargets(name, unix.DM_NOFLUSH_FLAG) }
 
 func dmTargets(name string, flags uint32) ([]dmTarget, error) {
-	head, data, err := dmCall(unix.DM_TABLE_STATUS, flags, name, "", 0, nil)
+	head, data, err := dmCall(unix.DM_TABLE_STATUS, flags, 0, name, "", 0, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func dmTargets(name string, flags uint32) ([]dmTarget, error) {
 
 // dmNames lists the names that begin with prefix.
 func dmNames(prefix string) ([]string, error) {
-	_, data, err := dmCall(unix.DM_LIST_DEVICES, 0, "", "", 0, nil)
+	_, data, err := dmCall(unix.DM_LIST_DEVICES, 0, 0, "", "", 0, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -156,7 +156,7 @@ func dmNames(prefix string) ([]string, error) {
 }
 
 func dmCreate(name, uuid string) error {
-	_, _, err := dmCall(unix.DM_DEV_CREATE, 0, name, uuid, 0, nil)
+	_, _, err := dmCall(unix.DM_DEV_CREATE, 0, 0, name, uuid, 0, nil)
 	return err
 }
 
@@ -173,19 +173,21 @@ func dmLoad(name string, table []dmTarget) error {
 		payload = append(payload, unsafe.Slice((*byte)(unsafe.Pointer(&spec)), unix.SizeofDmTargetSpec)...)
 		payload = append(payload, params...)
 	}
-	_, _, err := dmCall(unix.DM_TABLE_LOAD, unix.DM_READONLY_FLAG, name, "", len(table), payload)
+	_, _, err := dmCall(unix.DM_TABLE_LOAD, unix.DM_READONLY_FLAG, 0, name, "", len(table), payload)
 	return err
 }
 
-// dmResume makes the loaded table the live one. It names no udev cookie: udev's rules
-// for device-mapper (10-dm.rules) then leave the device alone, make no links and don't
-// probe it, so that nobody waits for them and they hold nothing open.
+// leaveAlone asks udev's rules for device-mapper (55-dm.rules, 10-dm.rules) to make no
+// links to the device and not to probe it: DM_UDEV_DISABLE_{DM,SUBSYSTEM,DISK,OTHER}_RULES_FLAG.
+const leaveAlone = (0x1 | 0x2 | 0x4 | 0x8) << 16
+
+// dmResume makes the loaded table the live one.
 func dmResume(name string) error {
-	_, _, err := dmCall(unix.DM_DEV_SUSPEND, 0, name, "", 0, nil)
+	_, _, err := dmCall(unix.DM_DEV_SUSPEND, 0, leaveAlone, name, "", 0, nil)
 	return err
 }
 
 func dmRemove(name string) error {
-	_, _, err := dmCall(unix.DM_DEV_REMOVE, 0, name, "", 0, nil)
+	_, _, err := dmCall(unix.DM_DEV_REMOVE, 0, 0, name, "", 0, nil)
 	return err
 }

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -108,10 +109,12 @@ func (h *Host) space(ctx context.Context, ref Ref) (GroupSpace, error) {
 		return GroupSpace{}, &Error{Ref: ref, Reason: PartialGroup, Detail: fmt.Sprintf("volume group %s lacks some of its physical volumes", vg), Next: "attach them; `pvs` shows which are missing"}
 	}
 	var space GroupSpace
-	for s, into := range map[string]*int64{g.Size: &space.Size, g.Free: &space.Free, g.Extent: &space.Extent} {
-		if *into, err = strconv.ParseInt(s, 10, 64); err != nil {
-			return GroupSpace{}, h.lvmError(ref, "vgs", o, err)
-		}
+	var errs [3]error
+	space.Size, errs[0] = strconv.ParseInt(g.Size, 10, 64)
+	space.Free, errs[1] = strconv.ParseInt(g.Free, 10, 64)
+	space.Extent, errs[2] = strconv.ParseInt(g.Extent, 10, 64)
+	if err := errors.Join(errs[:]...); err != nil {
+		return GroupSpace{}, h.lvmError(ref, "vgs", o, err)
 	}
 	return space, nil
 }

@@ -124,7 +124,7 @@ func (v *dmVolume) linearTable(t *table, extents []Extent) error {
 		case e.Start%sector != 0 || length%sector != 0:
 			return v.damaged("the extent of %d bytes at %d of %s has to be whole sectors of %d bytes", length, e.Start, e.Device, sector)
 		case e.Start > p.size-length:
-			return v.damaged("%s has %d bytes, its extent ends at %d", e.Device, p.size, e.Start+length)
+			return v.damaged("%s has %d bytes; an extent of %d bytes at %d ends behind them", e.Device, p.size, length, e.Start)
 		}
 		t.targets = append(t.targets, dmTarget{
 			Start: at, Length: uint64(length / sector), Type: "linear", Params: fmt.Sprintf("%s %d", p.number(), e.Start/sector),
