@@ -103,7 +103,7 @@ func (v *dmVolume) activate(ctx context.Context, made *bool) error {
 	}
 	defer t.close()
 	if there && d.Live && !d.Suspended {
-		live, err := dmTable(v.device())
+		_, live, _, err := dmTable(v.device())
 		if err != nil {
 			return v.failed(err)
 		}
