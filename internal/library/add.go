@@ -140,7 +140,10 @@ func (l *Library) addLV(ctx context.Context, p Pool, i *Image, content io.Reader
 	if err := l.journal.Put(key(i.Pool, i.Name), i); err != nil {
 		return problem(Failed, "see `trayctl state check`", "image %s can't be written to the catalogue: %w", i.Name, err)
 	}
-	return l.finish(ctx, p, i)
+	if err := l.finish(ctx, p, i); err != nil {
+		return errors.Join(err, l.journal.Delete(key(i.Pool, i.Name)))
+	}
+	return nil
 }
 
 // finish takes the mark off a logical volume that is whole and in the catalogue, and
@@ -155,7 +158,7 @@ func (l *Library) finish(ctx context.Context, p Pool, i *Image) error {
 		err = v.Release(ctx)
 	}
 	if err != nil {
-		return errors.Join(volumeProblem(i, p, err), l.journal.Delete(key(i.Pool, i.Name)))
+		return volumeProblem(i, p, err)
 	}
 	return nil
 }
