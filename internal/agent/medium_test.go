@@ -162,7 +162,7 @@ func TestBlockDevice(t *testing.T) {
 			if r.agent == nil {
 				r.start()
 			}
-			r.within("the machine to be seen", func() bool { _, err := r.agent.VM(t.Context(), kind.Name); return err == nil })
+			r.within("the machine to answer", func() bool { st, err := r.agent.VM(t.Context(), kind.Name); return err == nil && st.Answered })
 			r.done(Insert, kind.Name, "block:"+device)
 			r.holds(kind.Name, "block:"+device)
 			require.Equal(t, "ON_DEVICE", m.Guest(t).Volume())
