@@ -224,6 +224,35 @@ func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign bool, err e
 	return st.Active, err
 }
 
+// turnOnAgain activates the volume of the disc that is in, should it be off: a mount of
+// trayd's goes with the mount namespace that its service manager gave it. The guest reads
+// on all the same; it is for whoever has to open the disc again.
+func (d *drive) turnOnAgain(ctx context.Context) {
+	a, in := d.vm.a, d.record().Loaded
+	if in == nil || in.Medium.Volume == nil || in.Medium.Foreign {
+		return
+	}
+	ref := *in.Medium.Volume
+	ctx, cancel := context.WithTimeout(ctx, activateLimit)
+	defer cancel()
+	unlock, err := a.volumes.lock(ctx, ref)
+	if err != nil {
+		return // the next connect tries again
+	}
+	defer unlock()
+	v, err := a.volumes.storage.Volume(ref)
+	if err != nil {
+		return
+	}
+	rec := d.record() // it may have been let go of meanwhile
+	if st, err := v.State(ctx); err != nil || st.Active || !rec.usesVolume(ref) {
+		return
+	}
+	if err := v.Activate(ctx); err != nil {
+		a.log.Warn("a volume that a drive uses is off and can't be turned on again", "vm", d.vm.name, "drive", d.name, "volume", ref.String(), "error", err)
+	}
+}
+
 // release releases a volume of the drive's queue, unless a record uses it, and takes
 // it off the queue. The caller has the drive's turn.
 func (d *drive) release(ctx context.Context, ref volume.Ref) error {

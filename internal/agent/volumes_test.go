@@ -388,6 +388,22 @@ func TestVolumeOfAnEndedMachine(t *testing.T) {
 	}
 }
 
+// TestVolumeTurnedOnAgain: a volume that went off beneath a disc, as a mount does with
+// its namespace, is on again after a restart, and off after the eject.
+func TestVolumeTurnedOnAgain(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	r.stop()
+	clear(s.active)
+	r.start()
+	r.within("the volume to be on", func() bool { return len(s.on()) == 1 })
+	r.settled()
+	r.done(Eject, "vm", "")
+	require.Empty(t, s.on())
+}
+
 // TestVolumeCorrupt: damage is told by the volume's name and for each drive that has it.
 func TestVolumeCorrupt(t *testing.T) {
 	r, s := volumeRig(t)
