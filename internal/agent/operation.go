@@ -71,6 +71,9 @@ func (a *Agent) Start(req Request) (*Operation, error) {
 }
 
 func (a *Agent) begin(req Request) (*Operation, error) {
+	if req.Verb == Replace && req.Medium == "" {
+		req.Verb = Eject // as in oVirt: a change to no disc
+	}
 	switch req.Verb {
 	case Insert, Replace, Eject:
 	default:
