@@ -174,6 +174,72 @@ func TestLVMReadOnly(t *testing.T) {
 	require.Equal(t, seqno, tool(t, "vgs", "--noheadings", "--options", "vg_seqno", "vg-a"))
 }
 
+// Whenever its time ends, an activation has either succeeded or left nothing, and so
+// has the making of a volume.
+func TestLVMInterrupted(t *testing.T) {
+	ctx := context.Background()
+	group(t, "vg-a")
+	h := NewHost("edge", Options{})
+	v := volumeOf(t, h, linear(t, "vg-a", "disc", content(4, testSize)))
+	settled := func() []LVInfo { // also if the work was left behind
+		list, err := h.ListLVs(ctx, "vg-a")
+		require.NoError(t, err)
+		return list
+	}
+	cut := 0
+	for limit := 10 * time.Millisecond; limit < 800*time.Millisecond; limit += 110 * time.Millisecond {
+		short, cancel := context.WithTimeout(ctx, limit)
+		err := v.Activate(short)
+		cancel()
+		st, e := v.State(ctx)
+		require.NoError(t, e)
+		require.Equal(t, err == nil, st.Active, "after %v: %v", limit, err)
+		if err != nil {
+			cut++
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		require.NoError(t, v.Release(ctx))
+
+		short, cancel = context.WithTimeout(ctx, limit)
+		err = h.CreateLV(short, "vg-a", "new", testSize)
+		cancel()
+		list := settled()
+		if err != nil {
+			cut++
+			require.Len(t, list, 1, "after %v: %v", limit, err)
+		} else {
+			require.Len(t, list, 2)
+		}
+		require.NoError(t, h.RemoveLV(ctx, "vg-a", "new"))
+	}
+	require.Greater(t, cut, 4)
+	t.Logf("%d were cut off", cut)
+}
+
+// A mount and a device above hold a volume as processes do.
+func TestHeldFromAbove(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	image := fileSystem(t, dir, "above", content(1, testSize))
+	h := NewHost("edge", Options{DM: []Definition{{Name: "disc", Linear: []Extent{{Device: image}}}}})
+	v := volumeOf(t, h, Ref{DM, "disc"})
+	require.NoError(t, v.Activate(ctx))
+	f, err := v.Open(ctx, "")
+	require.NoError(t, err)
+	device := f.Name()
+	require.NoError(t, f.Close())
+	tool(t, "mount", "-o", "ro,noload", device, dir)
+	var busy *BusyError
+	require.ErrorAs(t, v.Release(ctx), &busy)
+	require.Equal(t, []Holder{{Name: "mount " + dir}}, busy.Holders)
+	tool(t, "umount", dir)
+	tool(t, "dmsetup", "create", "above", "--readonly", "--table", "0 8 linear "+device+" 0")
+	require.ErrorAs(t, v.Release(ctx), &busy)
+	require.Equal(t, []Holder{{Name: "device-mapper device above"}}, busy.Holders)
+	require.EqualError(t, busy, "volume dm:disc is held open by device-mapper device above")
+	tool(t, "dmsetup", "remove", "--retry", "above")
+	require.NoError(t, v.Release(ctx))
+}
+
 // The time that a volume takes besides lvm2's own.
 func TestLVMOverhead(t *testing.T) {
 	ctx := context.Background()
