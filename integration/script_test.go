@@ -139,11 +139,14 @@ func cmdDisc(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func cmdTrayd(ts *testscript.TestScript, _ bool, args []string) {
-	check(ts, len(args) == 1, "usage: trayd start|stop|kill")
+	check(ts, len(args) == 1 || len(args) == 2 && args[0] == "start", "usage: trayd start [FILE]|stop|kill")
 	r := of(ts).r
 	switch args[0] {
 	case "start":
 		r.extra = ts.Getenv("TRAY")
+		if len(args) == 2 { // more tables of the configuration
+			r.extra += "\n" + os.Expand(ts.ReadFile(args[1]), ts.Getenv)
+		}
 		r.start("")
 		r.ready()
 	case "stop":

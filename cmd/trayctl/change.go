@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -15,18 +14,17 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/trayd/trayd/internal/agent"
-	"github.com/trayd/trayd/internal/api"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // changeCommand is insert, change and eject: one request, three verbs.
 func (c *cli) changeCommand(verb, short, long, example string) *cobra.Command {
 	var (
-		body api.ChangeRequest
+		body wire.ChangeRequest
 		wait time.Duration
 	)
 	use, args := verb+" VM[/DRIVE] MEDIUM", 2
-	if verb == agent.Eject {
+	if verb == wire.Eject {
 		use, args = verb+" VM[/DRIVE]", 1
 	} else {
 		long += "\n\nMEDIUM is an ISO file beneath one of trayd's media_roots: its path, or its name\nbeneath a root. A bare name is looked for beneath the roots first, then here."
@@ -47,7 +45,7 @@ func (c *cli) changeCommand(verb, short, long, example string) *cobra.Command {
 			if cmd.Flags().Changed("wait") {
 				body.Wait = wait.String()
 			}
-			if verb != agent.Eject {
+			if verb != wire.Eject {
 				body.Medium = localPath(args[1])
 			}
 			return c.change(cmd.Context(), t, verb, body)
@@ -57,7 +55,7 @@ func (c *cli) changeCommand(verb, short, long, example string) *cobra.Command {
 	f.DurationVar(&wait, "wait", 0, "how long the guest may hold the door (default as trayd is configured)")
 	f.BoolVar(&body.Force, "force", false, "take the old disc out at once, whatever the guest does with it")
 	f.BoolVar(&body.ThenForce, "then-force", false, "take it out when the waiting is over")
-	if verb == agent.Eject {
+	if verb == wire.Eject {
 		f.Bool("no-validate", false, "without effect: an eject validates nothing")
 	} else {
 		f.BoolVar(&body.NoValidate, "no-validate", false, "insert it even if it is no ISO 9660 or UDF image (root only)")
@@ -84,11 +82,11 @@ func localPath(name string) string {
 
 // request sends the change and waits for its end. A bare name that no media root
 // has, and that is a file here, is that file.
-func (c *cli) request(ctx context.Context, t target, verb string, body api.ChangeRequest, op *agent.OperationStatus) error {
+func (c *cli) request(ctx context.Context, t target, verb string, body wire.ChangeRequest, op *wire.OperationStatus) error {
 	path := drivePath(t) + "/" + verb
 	err := c.client.do(ctx, "POST", path, body, op)
-	var problem *api.Problem
-	if !errors.As(err, &problem) || agent.Code(problem.Code) != agent.NoSuchMedium || strings.Contains(body.Medium, "/") {
+	var problem *wire.Problem
+	if !errors.As(err, &problem) || wire.Code(problem.Code) != wire.NoSuchMedium || strings.Contains(body.Medium, "/") {
 		return err
 	}
 	if _, e := os.Stat(body.Medium); e != nil {
@@ -104,14 +102,14 @@ func (c *cli) request(ctx context.Context, t target, verb string, body api.Chang
 
 // change sends the request and waits for its end. The first interrupt stops the
 // waiting for the guest; the second leaves the operation to trayd.
-func (c *cli) change(ctx context.Context, t target, verb string, body api.ChangeRequest) error {
+func (c *cli) change(ctx context.Context, t target, verb string, body wire.ChangeRequest) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	interrupts := make(chan os.Signal, 2) // read by the loop below and nobody else
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(interrupts)
 
-	var op agent.OperationStatus
+	var op wire.OperationStatus
 	ended := make(chan error, 1)
 	go func() { ended <- c.request(ctx, t, verb, body, &op) }()
 	var cancelled chan error // nil until the first interrupt
@@ -158,7 +156,7 @@ const lookTimeout = 2 * time.Second
 func (c *cli) left(ctx context.Context, t target, what, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	var d agent.DriveStatus
+	var d wire.DriveStatus
 	if id == "" && c.client.do(ctx, "GET", drivePath(t), nil, &d) == nil && d.Operation != nil {
 		id = d.Operation.ID
 	}
@@ -171,25 +169,28 @@ func (c *cli) left(ctx context.Context, t target, what, id string) error {
 }
 
 // what is a request in words.
-func what(verb string, body api.ChangeRequest, t target) string {
+func what(verb string, body wire.ChangeRequest, t target) string {
 	return strings.TrimSpace(verb+" "+body.Medium) + " on " + t.String()
 }
 
+// gatewayTimeout is the status that the API has for an unknown outcome.
+const gatewayTimeout = 504
+
 // unknown is the end of a command that doesn't know what became of its request.
 func unknown(t target, operation, why, next string) error {
-	return &api.Problem{
-		Type: api.ProblemPrefix + string(agent.Unknown), Title: "outcome unknown", Code: string(agent.Unknown),
-		Status: http.StatusGatewayTimeout, VM: t.vm, Drive: t.drive, Operation: operation,
+	return &wire.Problem{
+		Type: wire.ProblemPrefix + string(wire.Unknown), Title: "outcome unknown", Code: string(wire.Unknown),
+		Status: gatewayTimeout, VM: t.vm, Drive: t.drive, Operation: operation,
 		Detail: "outcome unknown: " + why, Next: next,
 	}
 }
 
-func summary(op agent.OperationStatus) string {
+func summary(op wire.OperationStatus) string {
 	where := op.VM + "/" + op.Drive
 	switch {
 	case op.Reason != "":
 		return fmt.Sprintf("%s: %s, nothing was moved", where, op.Reason)
-	case op.Verb == agent.Eject:
+	case op.Verb == wire.Eject:
 		return where + ": the disc is out"
 	}
 	return fmt.Sprintf("%s: %s is in", where, op.Medium)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 const defaultSocket = "/run/trayd/api.sock"
@@ -71,14 +71,14 @@ DRIVE may be left out when the machine has one CD drive.`,
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		c.statusCommand(), c.vmsCommand(), c.drivesCommand(), c.volumesCommand(),
-		c.changeCommand(agent.Insert, "Put a disc into an empty drive",
+		c.statusCommand(), c.vmsCommand(), c.drivesCommand(), c.volumesCommand(), c.imageCommand(),
+		c.changeCommand(wire.Insert, "Put a disc into an empty drive",
 			"Puts a disc into an empty drive. A drive that has a disc is left alone; the error says which.",
 			"  trayctl insert vm1 /srv/iso/debian.iso\n  trayctl insert vm1/cd0 debian.iso"),
-		c.changeCommand(agent.Replace, "Replace the disc in a drive, or put one into an empty drive",
+		c.changeCommand(wire.Replace, "Replace the disc in a drive, or put one into an empty drive",
 			"Replaces the disc in a drive, or puts one into an empty drive. When anything fails the old disc stays in.",
 			"  trayctl change vm1 /srv/iso/drivers.iso\n  trayctl change vm1 drivers.iso --wait 30s --then-force"),
-		c.changeCommand(agent.Eject, "Take the disc out of a drive",
+		c.changeCommand(wire.Eject, "Take the disc out of a drive",
 			"Takes the disc out of a drive and closes the tray. An empty drive is a success.",
 			"  trayctl eject vm1\n  trayctl eject vm1/cd0 --force"),
 		c.cancelCommand(), c.eventsCommand(), c.stateCommand(), c.completionCommand(), c.versionCommand(),
@@ -114,7 +114,7 @@ func (c *cli) cancelCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			var op agent.OperationStatus
+			var op wire.OperationStatus
 			if err := c.client.do(cmd.Context(), "POST", drivePath(t)+"/cancel", nil, &op); err != nil {
 				return err
 			}
@@ -125,7 +125,7 @@ func (c *cli) cancelCommand() *cobra.Command {
 	}
 }
 
-func ending(op agent.OperationStatus) string {
+func ending(op wire.OperationStatus) string {
 	if op.Error != "" {
 		return op.Error
 	}
@@ -207,7 +207,7 @@ func (c *cli) completeDrive(cmd *cobra.Command, args []string, _ string) ([]stri
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
-	var vms []agent.VMStatus
+	var vms []wire.VMStatus
 	if newClient(c.socket).do(cmd.Context(), "GET", "/v1/vms", nil, &vms) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

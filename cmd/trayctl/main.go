@@ -22,8 +22,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"github.com/trayd/trayd/internal/agent"
-	"github.com/trayd/trayd/internal/api"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // version is set by the linker.
@@ -78,7 +77,7 @@ func exitCode(err error) int {
 	var (
 		ran         ranError
 		unreachable *unreachableError
-		problem     *api.Problem
+		problem     *wire.Problem
 	)
 	switch {
 	case !errors.As(err, &ran):
@@ -86,12 +85,12 @@ func exitCode(err error) int {
 	case errors.As(err, &unreachable):
 		return exitUnreachable
 	case errors.As(err, &problem):
-		switch agent.Code(problem.Code) {
-		case agent.Unknown:
+		switch wire.Code(problem.Code) {
+		case wire.Unknown:
 			return exitUnknown
-		case agent.Incomplete:
+		case wire.Incomplete:
 			return exitIncomplete
-		case agent.BadRequest, agent.AmbiguousDrive:
+		case wire.BadRequest, wire.AmbiguousDrive:
 			return exitUsage
 		}
 	}
@@ -103,7 +102,7 @@ func (c *cli) report(err error) {
 	var (
 		ran         ranError
 		unreachable *unreachableError
-		problem     *api.Problem
+		problem     *wire.Problem
 	)
 	switch {
 	case errors.Is(err, errFindings), errors.Is(err, errKept):

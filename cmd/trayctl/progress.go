@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // lookEvery is between looks at an operation that somebody watches on a terminal.
@@ -19,15 +19,15 @@ const lookEvery = 500 * time.Millisecond
 type progress struct {
 	c         *cli
 	target    target
-	ticker    *time.Ticker                // nil when nobody looks
-	seen      chan *agent.OperationStatus // what a look has found; nil for nothing under way
-	looking   bool                        // a look is under way
-	operation string                      // the id, once it was seen
-	shown     bool                        // there is a line to be cleared
+	ticker    *time.Ticker               // nil when nobody looks
+	seen      chan *wire.OperationStatus // what a look has found; nil for nothing under way
+	looking   bool                       // a look is under way
+	operation string                     // the id, once it was seen
+	shown     bool                       // there is a line to be cleared
 }
 
 func newProgress(c *cli, t target) *progress {
-	p := &progress{c: c, target: t, seen: make(chan *agent.OperationStatus, 1)}
+	p := &progress{c: c, target: t, seen: make(chan *wire.OperationStatus, 1)}
 	if f, ok := c.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		p.ticker = time.NewTicker(lookEvery)
 	}
@@ -51,23 +51,23 @@ func (p *progress) look(ctx context.Context) {
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 		defer cancel()
-		var d agent.DriveStatus
+		var d wire.DriveStatus
 		_ = p.c.client.do(ctx, "GET", drivePath(p.target), nil, &d) // the request itself says what is wrong
 		p.seen <- d.Operation
 	}()
 }
 
-func (p *progress) update(op *agent.OperationStatus) {
+func (p *progress) update(op *wire.OperationStatus) {
 	p.looking = false
 	if op == nil {
 		return
 	}
 	p.operation = op.ID
 	switch {
-	case op.Phase == agent.Waiting && op.Deadline != nil:
+	case op.Phase == wire.Waiting && op.Deadline != nil:
 		left := max(0, time.Until(*op.Deadline).Round(time.Second))
 		p.line(fmt.Sprintf("waiting for the guest to let go of the disc in %s/%s: %s left (Ctrl-C stops waiting)", op.VM, op.Drive, left))
-	case op.Phase == agent.Changing:
+	case op.Phase == wire.Changing:
 		p.line(fmt.Sprintf("waiting for QEMU of %s", op.VM))
 	}
 }

@@ -7,17 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // print prints v as JSON, or lets table print it for people.
@@ -47,7 +47,7 @@ func (c *cli) vmsCommand() *cobra.Command {
 		Use: "vms", Short: "List the machines", Example: "  trayctl vms\n  trayctl vms -o json",
 		Args: cobra.NoArgs,
 		RunE: ran(func(cmd *cobra.Command, _ []string) error {
-			var vms []agent.VMStatus
+			var vms []wire.VMStatus
 			if err := c.client.do(cmd.Context(), "GET", "/v1/vms", nil, &vms); err != nil {
 				return err
 			}
@@ -71,7 +71,7 @@ func (c *cli) vmsCommand() *cobra.Command {
 }
 
 // reasons says below a table why machines can't be reached.
-func reasons(w io.Writer, vms []agent.VMStatus) {
+func reasons(w io.Writer, vms []wire.VMStatus) {
 	for _, v := range vms {
 		if v.Reason != "" {
 			fmt.Fprintf(w, "\n%s\nnext: %s\n", v.Reason, v.Next)
@@ -92,7 +92,7 @@ func (c *cli) drivesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			drives := []agent.DriveStatus{}
+			drives := []wire.DriveStatus{}
 			for _, v := range vms {
 				drives = append(drives, v.Drives...)
 			}
@@ -104,8 +104,12 @@ func (c *cli) drivesCommand() *cobra.Command {
 				for _, d := range drives {
 					driveRow(w, d)
 				}
+				said := make(map[string]bool) // with the machine, below
+				for _, v := range vms {
+					said[v.Reason] = true
+				}
 				for _, d := range drives {
-					if d.Reason != "" {
+					if d.Reason != "" && !said[d.Reason] {
 						fmt.Fprintf(w, "\n%s/%s: %s\n", d.VM, d.Name, d.Reason)
 					}
 					for _, left := range d.Releasing {
@@ -119,9 +123,9 @@ func (c *cli) drivesCommand() *cobra.Command {
 }
 
 // vms fetches all machines, one machine, or one machine with one drive.
-func (c *cli) vms(ctx context.Context, args []string) ([]agent.VMStatus, error) {
+func (c *cli) vms(ctx context.Context, args []string) ([]wire.VMStatus, error) {
 	if len(args) == 0 {
-		var vms []agent.VMStatus
+		var vms []wire.VMStatus
 		return vms, c.client.do(ctx, "GET", "/v1/vms", nil, &vms)
 	}
 	t, err := parseTarget(args[0])
@@ -129,23 +133,23 @@ func (c *cli) vms(ctx context.Context, args []string) ([]agent.VMStatus, error) 
 		return nil, usageError{err}
 	}
 	if t.drive == "" {
-		var v agent.VMStatus
+		var v wire.VMStatus
 		err := c.client.do(ctx, "GET", "/v1/vms/"+url.PathEscape(t.vm), nil, &v)
-		return []agent.VMStatus{v}, err
+		return []wire.VMStatus{v}, err
 	}
-	var d agent.DriveStatus
+	var d wire.DriveStatus
 	if err := c.client.do(ctx, "GET", drivePath(t), nil, &d); err != nil {
 		return nil, err
 	}
-	var v agent.VMStatus
+	var v wire.VMStatus
 	if d.Tray == "" { // QEMU didn't answer: the machine's status says why
 		err = c.client.do(ctx, "GET", "/v1/vms/"+url.PathEscape(t.vm), nil, &v)
 	}
-	v.Drives = []agent.DriveStatus{d}
-	return []agent.VMStatus{v}, err
+	v.Drives = []wire.DriveStatus{d}
+	return []wire.VMStatus{v}, err
 }
 
-func driveRow(w io.Writer, d agent.DriveStatus) {
+func driveRow(w io.Writer, d wire.DriveStatus) {
 	lock, medium, op, last := "", "", "", ""
 	if d.Tray != "" {
 		lock = "free"
@@ -180,12 +184,12 @@ func (c *cli) eventsCommand() *cobra.Command {
 		RunE: ran(func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			resp, err := c.client.send(ctx, http.MethodGet, "/v1/events", nil)
+			stream, err := c.client.send(ctx, "GET", "/v1/events", nil, 0)
 			if err != nil {
 				return err
 			}
-			defer resp.Body.Close()
-			lines := bufio.NewScanner(resp.Body)
+			defer stream.Close()
+			lines := bufio.NewScanner(stream)
 			for lines.Scan() {
 				if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
 					c.printEvent(data)
@@ -200,7 +204,7 @@ func (c *cli) eventsCommand() *cobra.Command {
 }
 
 func (c *cli) printEvent(data string) {
-	var e agent.Event
+	var e wire.Event
 	if c.output == "json" || json.Unmarshal([]byte(data), &e) != nil {
 		fmt.Fprintln(c.stdout, data)
 		return
@@ -228,18 +232,22 @@ func (c *cli) stateCommand() *cobra.Command {
 		&cobra.Command{
 			Use: "show", Short: "Show the records", Example: "  trayctl state show", Args: cobra.NoArgs,
 			RunE: ran(func(cmd *cobra.Command, _ []string) error {
-				var records []agent.Record
-				if err := c.client.do(cmd.Context(), "GET", "/v1/state", nil, &records); err != nil {
+				var whole json.RawMessage // for programs every word of it
+				if err := c.client.do(cmd.Context(), "GET", "/v1/state", nil, &whole); err != nil {
 					return err
 				}
-				return c.print(records, func(w io.Writer) { recordTable(w, records) })
+				var records []record
+				if err := json.Unmarshal(whole, &records); err != nil {
+					return err
+				}
+				return c.print(whole, func(w io.Writer) { recordTable(w, records) })
 			}),
 		},
 		&cobra.Command{
 			Use: "check", Short: "Check the records against QEMU and the kernel; exit code 1 when they don't agree",
 			Example: "  trayctl state check", Args: cobra.NoArgs,
 			RunE: ran(func(cmd *cobra.Command, _ []string) error {
-				var findings []agent.Finding
+				var findings []wire.Finding
 				if err := c.client.do(cmd.Context(), "GET", "/v1/state/check", nil, &findings); err != nil {
 					return err
 				}
@@ -261,11 +269,25 @@ func (c *cli) stateCommand() *cobra.Command {
 }
 
 // finding is one with its place, if it has one.
-func finding(f agent.Finding) string {
+func finding(f wire.Finding) string {
 	return strings.TrimPrefix(strings.Trim(f.VM+"/"+f.Drive, "/")+": "+f.Problem, ": ")
 }
 
-func recordTable(w io.Writer, records []agent.Record) {
+// record is what the table shows of one.
+type record struct {
+	VM, Drive string
+	Loaded    *struct {
+		Medium struct{ Name string }
+		Since  time.Time
+	}
+	Change    *struct{ Kind, ID string }
+	Releasing []struct {
+		Volume struct{ Kind, Name string }
+	}
+	Last *wire.Outcome
+}
+
+func recordTable(w io.Writer, records []record) {
 	row(w, "DRIVE", "LOADED", "SINCE", "UNDER WAY", "LAST")
 	for _, r := range records {
 		loaded, since, change, last := "", "", "", ""
@@ -274,6 +296,9 @@ func recordTable(w io.Writer, records []agent.Record) {
 		}
 		if r.Change != nil {
 			change = fmt.Sprintf("%s (%s)", r.Change.Kind, r.Change.ID)
+		}
+		for _, q := range r.Releasing {
+			change += fmt.Sprintf(" releasing %s:%s", q.Volume.Kind, q.Volume.Name)
 		}
 		if r.Last != nil {
 			last = fmt.Sprintf("%s %s", r.Last.Verb, r.Last.Result)

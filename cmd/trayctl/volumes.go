@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 func (c *cli) volumesCommand() *cobra.Command {
@@ -21,7 +21,7 @@ func (c *cli) volumesCommand() *cobra.Command {
 		Example: "  trayctl volumes\n  trayctl volumes gc --dry-run",
 		Args:    cobra.NoArgs,
 		RunE: ran(func(cmd *cobra.Command, _ []string) error {
-			var volumes []agent.VolumeStatus
+			var volumes []wire.VolumeStatus
 			if err := c.client.do(cmd.Context(), "GET", "/v1/volumes", nil, &volumes); err != nil {
 				return err
 			}
@@ -40,7 +40,7 @@ func (c *cli) volumesCommand() *cobra.Command {
 	return cmd
 }
 
-func volumeTable(w io.Writer, volumes []agent.VolumeStatus) {
+func volumeTable(w io.Writer, volumes []wire.VolumeStatus) {
 	row(w, "VOLUME", "ACTIVE", "USED BY", "WAITING FOR RELEASE")
 	for _, v := range volumes {
 		active := "no"
@@ -67,11 +67,11 @@ func volumeTable(w io.Writer, volumes []agent.VolumeStatus) {
 }
 
 // users are the drives that use a volume, for a table.
-func users(v agent.VolumeStatus) string {
+func users(v wire.VolumeStatus) string {
 	var names []string
 	for _, u := range v.Users {
 		name := u.String()
-		if u.State != agent.StateLoaded {
+		if u.State != wire.StateLoaded {
 			name += " (" + u.State + ")"
 		}
 		names = append(names, name)
@@ -90,7 +90,7 @@ func (c *cli) collect(cmd *cobra.Command, dry bool) error {
 	if dry {
 		path += "?dry_run=true"
 	}
-	var done []agent.Collected
+	var done []wire.Collected
 	if err := c.client.do(cmd.Context(), "POST", path, nil, &done); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (c *cli) statusCommand() *cobra.Command {
 		Use: "status", Short: "Show this host on one screen: machines, drives, volumes, and what needs attention",
 		Example: "  trayctl status\n  trayctl status -o json", Args: cobra.NoArgs,
 		RunE: ran(func(cmd *cobra.Command, _ []string) error {
-			var s agent.Summary
+			var s wire.Summary
 			if err := c.client.do(cmd.Context(), "GET", "/v1/status", nil, &s); err != nil {
 				return err
 			}
@@ -133,7 +133,7 @@ func (c *cli) statusCommand() *cobra.Command {
 	}
 }
 
-func summaryTable(w io.Writer, s agent.Summary) {
+func summaryTable(w io.Writer, s wire.Summary) {
 	row(w, "trayd", fmt.Sprintf("%s (pid %d)", s.Version, s.PID))
 	row(w, "machines", fmt.Sprintf("%d, %d attached", s.VMs.All, s.VMs.Attached))
 	var drives []string

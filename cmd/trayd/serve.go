@@ -15,9 +15,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/config"
+	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/state"
 	"github.com/trayd/trayd/systemd"
 )
@@ -74,9 +76,34 @@ func agentOptions(c *config.Config, log *slog.Logger) agent.Options {
 		Wait:       c.Tray.Wait,
 		GuestEject: agent.GuestEject(c.Tray.GuestEject),
 		Strategy:   c.Tray.Strategy,
+		Volumes:    volumes(c),
+		Pools:      pools(c),
 		Log:        log,
 		FailPoint:  failPoint(),
 	}
+}
+
+// mountDir is where pools of type mount are mounted, beneath trayd's runtime directory.
+const mountDir = "/run/trayd/mounts"
+
+// volumes is the volumes' part of the configuration.
+func volumes(c *config.Config) volume.Options {
+	o := volume.Options{DM: c.Volumes, Dir: mountDir}
+	for _, p := range c.Pools {
+		if p.Type == config.PoolMount {
+			o.Mounts = append(o.Mounts, volume.FileSystem{Name: p.Name, Source: p.Source, Type: p.FSType, Options: p.Options})
+		}
+	}
+	return o
+}
+
+// pools is the library's part of the configuration.
+func pools(c *config.Config) []library.Pool {
+	var all []library.Pool
+	for _, p := range c.Pools {
+		all = append(all, library.Pool{Name: p.Name, Type: library.PoolType(p.Type), Path: p.Path, VG: p.VG})
+	}
+	return all
 }
 
 func openJournal(c *config.Config) (*state.Journal, error) {

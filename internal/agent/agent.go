@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/iso"
 	"github.com/trayd/trayd/state"
 )
@@ -42,6 +43,7 @@ type Options struct {
 	Strategy   string // "auto", or one of blockdev's changers by name
 
 	Volumes volume.Options // what the configuration says of this host's storage
+	Pools   []library.Pool
 
 	Log *slog.Logger
 	// FailPoint, when set, is called by name at each point at which the death of
@@ -65,6 +67,7 @@ type Agent struct {
 	mark     string
 	features *featureCache
 	volumes  *volumes
+	images   *library.Library
 	prober   iso.Prober
 	// askedWindow is defaultAskedWindow; shorter in tests.
 	askedWindow time.Duration
@@ -113,6 +116,7 @@ func New(journal *state.Journal, o Options) (*Agent, error) {
 		storage = volume.NewHost(id, o.Volumes)
 	}
 	a.volumes = newVolumes(storage)
+	a.images = library.New(journal, storage, o.Pools)
 	return a, nil
 }
 
@@ -123,6 +127,7 @@ func (a *Agent) Reload(o Options) {
 	old := a.opts()
 	o.Log, o.FailPoint, o.Storage = old.Log, old.FailPoint, old.Storage
 	a.volumes.storage.Configure(o.Volumes)
+	a.images.Configure(o.Pools)
 	a.options.Store(&o)
 	for _, v := range a.all() {
 		v.kickNow() // to hold its monitor as is wanted now
@@ -144,6 +149,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer w.close()
 	a.adoptRecords()
 	a.retryReleases()
+	a.startUnlessStopping(a.cleanImages)
+	a.startUnlessStopping(a.watchVolumes)
 	first := w.scan()
 	a.start(func() {
 		over := time.NewTimer(firstRound)

@@ -2,20 +2,6 @@ package agent
 
 import "context"
 
-// Summary is the host on one screen.
-type Summary struct {
-	Version string `json:"version"`
-	PID     int    `json:"pid"`
-	VMs     struct {
-		Attached int `json:"attached"`
-		All      int `json:"all"`
-	} `json:"vms"`
-	Drives     map[string]int     `json:"drives"` // how many are in each state
-	Operations []*OperationStatus `json:"operations"`
-	Volumes    []VolumeStatus     `json:"volumes"`
-	Problems   []Finding          `json:"problems"` // what needs somebody's attention
-}
-
 // Summary asks every machine, and the kernel, and sums it up.
 func (a *Agent) Summary(ctx context.Context) Summary {
 	s := Summary{Drives: make(map[string]int), Operations: []*OperationStatus{}}

@@ -9,14 +9,6 @@ import (
 	"github.com/trayd/trayd/blockdev"
 )
 
-// Finding is one place where the records, QEMU and the kernel don't agree.
-type Finding struct {
-	VM      string `json:"vm"`
-	Drive   string `json:"drive,omitempty"`
-	Problem string `json:"problem"`
-	Next    string `json:"next"`
-}
-
 // Records are the durable records, as the journal has them, by machine and drive.
 func (a *Agent) Records() []Record {
 	records := []Record{}

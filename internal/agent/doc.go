@@ -26,6 +26,7 @@
 //	check.go      records against QEMU and the kernel
 //	volumes.go    the volumes that discs are on: whose they are, turned on and off;
 //	              volumes_status.go what others may see of them
+//	images.go     the library's images, and which drives use them
 //	leftover.go   nodes that QEMU can't delete yet
 //	errors.go     errors for the person at the keyboard, with a code for programs
 //

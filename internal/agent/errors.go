@@ -5,38 +5,6 @@ import (
 	"fmt"
 )
 
-// Code is the stable name of a kind of error, for programs. It is part of the
-// API: codes are added, never renamed.
-type Code string
-
-// The codes.
-const (
-	NoSuchVM       Code = "no-such-vm"
-	NoSuchDrive    Code = "no-such-drive"
-	AmbiguousDrive Code = "ambiguous-drive"
-	DriveFixed     Code = "drive-fixed"       // its disc can't be changed while the machine runs
-	DriveOccupied  Code = "drive-occupied"    // insert into a drive that has a disc
-	DriveBusy      Code = "drive-busy"        // another operation is under way
-	DriveLocked    Code = "drive-locked"      // the guest holds the door
-	NothingToStop  Code = "nothing-to-cancel" // no operation that waits for a guest
-	CancelledCode  Code = "cancelled"
-	BadRequest     Code = "bad-request"
-	Forbidden      Code = "forbidden"
-	NoSuchMedium   Code = "no-such-medium"
-	OutsideRoots   Code = "medium-outside-roots"
-	Unreadable     Code = "medium-unreadable"
-	NotADisc       Code = "not-a-disc"
-	Truncated      Code = "medium-truncated"
-	Unreachable    Code = "vm-unreachable" // gone, held by another client, or silent
-	QEMURefused    Code = "qemu-refused"
-	Unknown        Code = "outcome-unknown"
-	Incomplete     Code = "incomplete" // done in the machine; something is still to be cleaned up
-	OvertakenCode  Code = "overtaken"
-	MachineEnded   Code = "machine-ended"
-	StateRefused   Code = "state-file-refused" // the journal can't take the intent
-	Stopping       Code = "stopping"
-)
-
 // Error is an error for the person at the keyboard: what was tried on which
 // machine and drive, what stopped it (Detail), and what to do about it (Next).
 type Error struct {

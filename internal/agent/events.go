@@ -5,40 +5,6 @@ import (
 	"time"
 )
 
-// The types of events.
-const (
-	EventVMAttached   = "vm-attached"
-	EventVMLost       = "vm-lost"     // the monitor's connection ended
-	EventVMEnded      = "vm-ended"    // the machine's process ended
-	EventStarted      = "started"     // an operation began
-	EventWaiting      = "waiting"     // it waits for the guest
-	EventFailed       = "failed"      // it was refused or failed; the drive is as it was, or the event before says how
-	EventIncomplete   = "incomplete"  // it is done, and something is still to be cleaned up
-	EventUnchanged    = "unchanged"   // it is as was asked already: nothing was moved
-	EventLoaded       = "loaded"      // a disc of ours is in
-	EventEjected      = "ejected"     // a disc is out
-	EventRolledBack   = "rolled-back" // the drive is as it was before
-	EventUnsettled    = "unsettled"   // the outcome is not known yet
-	EventSettled      = "settled"     // an outcome was found out afterwards
-	EventGuestEjected = "guest-ejected"
-	EventTrayPutRight = "tray-put-right" // a late answer of a guest was undone
-	EventReleased     = "released"       // a disc of ours left by other hands, or a volume or node is released
-	EventReleaseWaits = "release-waits"  // a volume can't be released yet
-	EventConflict     = "conflict"       // somebody else's disc is in
-)
-
-// Event is something that happened. IDs rise by one; they start anew with the
-// agent.
-type Event struct {
-	ID        uint64    `json:"id"`
-	Time      time.Time `json:"time"`
-	Type      string    `json:"type"`
-	VM        string    `json:"vm"`
-	Drive     string    `json:"drive,omitempty"`
-	Operation string    `json:"operation,omitempty"`
-	Detail    string    `json:"detail,omitempty"`
-}
-
 // keptEvents is how many past events a subscriber that comes back may ask for.
 const keptEvents = 256
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/iso"
 )
 
@@ -46,6 +47,12 @@ func (a *Agent) openMedium(name string, o *Options, validate bool) (source, erro
 		return a.openVolume(name, volume.Ref{Kind: volume.Loop, Name: path}, "")
 	case kind == string(volume.Block):
 		return a.openFile(name, rest, o.MediaRoots, validate)
+	case kind == "image":
+		place, err := a.images.Find(rest)
+		return a.openPlace(name, place, err, validate)
+	case kind == "pdiv":
+		place, err := a.images.FindPDIV(rest)
+		return a.openPlace(name, place, err, validate)
 	}
 	return a.openFile(name, name, o.MediaRoots, validate)
 }
@@ -61,12 +68,27 @@ func (a *Agent) openFile(name, path string, roots []string, validate bool) (sour
 	if err != nil {
 		return source{}, err
 	}
-	m, err := inspect(f, name, path, validate, &a.prober)
+	m, err := inspect(f, name, path, 0, validate, &a.prober)
 	if err != nil {
 		f.Close()
 		return source{}, err
 	}
 	return source{file: f, medium: m}, nil
+}
+
+// openPlace opens an image where the library says that it lies.
+func (a *Agent) openPlace(name string, p library.Place, err error, validate bool) (source, error) {
+	switch {
+	case err != nil:
+		return source{}, imageError(name, err)
+	case p.Volume == nil:
+		return a.openFile(name, p.Path, []string{p.Root}, validate)
+	}
+	src, err := a.openVolume(name, *p.Volume, p.Inside)
+	if err == nil {
+		src.medium.Capacity = p.Size
+	}
+	return src, err
 }
 
 // openVolume finds a volume. What it holds is known once it is active.
@@ -203,11 +225,15 @@ func identify(f *os.File, name, path string) (*Medium, error) {
 	return m, nil
 }
 
-// inspect says what an open file is, and refuses what is no disc.
-func inspect(f *os.File, name, path string, validate bool, prober *iso.Prober) (*Medium, error) {
+// inspect says what an open file is, and refuses what is no disc. capacity is the disc's
+// exact size where its device is larger; 0 takes all of it.
+func inspect(f *os.File, name, path string, capacity int64, validate bool, prober *iso.Prober) (*Medium, error) {
 	m, err := identify(f, name, path)
 	if err != nil {
 		return nil, err
+	}
+	if 0 < capacity && capacity < m.Size {
+		m.Size, m.Capacity = capacity, capacity
 	}
 	info, err := prober.Probe(f, m.Size)
 	m.VolumeID = info.VolumeID
@@ -225,6 +251,22 @@ func inspect(f *os.File, name, path string, validate bool, prober *iso.Prober) (
 		"medium %s: %w", name, err)
 }
 
+// imageError is the error of an image that can't be had.
+func imageError(name string, err error) error {
+	var e *library.Error
+	if !errors.As(err, &e) {
+		return newError(Unreadable, "see `trayctl image ls`", "medium %s: %w", name, err)
+	}
+	code, ok := map[library.Code]Code{
+		library.NoSuchImage: NoSuchMedium, library.NoSuchPool: NoSuchMedium,
+		library.BadName: BadRequest, library.Ambiguous: BadRequest,
+	}[e.Code]
+	if !ok {
+		code = Unreadable
+	}
+	return newError(code, e.Next, "medium %s: %w", name, err)
+}
+
 // volumeError is the error of a medium whose volume can't be had.
 func volumeError(name string, err error) error {
 	var e *volume.Error
@@ -237,6 +279,9 @@ func volumeError(name string, err error) error {
 		code = NoSuchMedium
 	case volume.BadName:
 		code = BadRequest
+	}
+	if e.Ref.String() == name {
+		return newError(code, e.Next, "medium %s: %s", name, e.Detail)
 	}
 	return newError(code, e.Next, "medium %s: %w", name, err)
 }

@@ -15,13 +15,6 @@ import (
 	"github.com/trayd/trayd/qmp"
 )
 
-// The verbs of a request.
-const (
-	Insert  = "insert"
-	Replace = "change"
-	Eject   = "eject"
-)
-
 // Request is what somebody wants done to a drive.
 type Request struct {
 	VM, Drive string // Drive may be empty when the machine has one CD drive
@@ -41,19 +34,6 @@ type Caller struct {
 	Name       string // for the audit line
 	Privileged bool
 }
-
-// Phase is where a running operation is.
-type Phase string
-
-// The phases.
-const (
-	Starting   Phase = "starting"
-	Waiting    Phase = "waiting-for-guest"
-	Activating Phase = "activating" // the volume that holds the disc
-	Changing   Phase = "changing"
-	Unsettled  Phase = "unsettled" // the outcome is not known; QEMU is being asked
-	Ended      Phase = "ended"
-)
 
 // Operation is a request on its way. Its exported fields never change.
 type Operation struct {
@@ -213,11 +193,7 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if t.file != nil {
-			t.file.Close()
-		}
-	}()
+	defer t.close()
 	if t.nothingToDo != "" {
 		return &Outcome{Operation: o.ID, Verb: o.Verb, Medium: o.Medium, By: o.By, Result: Done, Reason: t.nothingToDo, At: time.Now().UTC()}, nil
 	}
@@ -233,6 +209,7 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		o.setPhase(Changing)
 		err = o.change(ctx, s, t)
 	}
+	t.close() // QEMU has its own; ours would keep the volume of a failed change busy
 	return o.conclude(ctx, s, err)
 }
 
@@ -241,7 +218,8 @@ func (o *Operation) intend(s *session, t *task) error {
 	rec := o.drive.record()
 	rec.Process = s.process
 	rec.Asked = nil
-	rec.Change = &t.change
+	c := t.change
+	rec.Change = &c
 	if err := o.drive.write(rec, false); err != nil {
 		return newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
 			"the change can't be written to the state file: %w", err)
@@ -283,7 +261,7 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) error {
 	}
 	seen := make(chan inspected, 1)
 	go func() {
-		m, err := inspect(f, target.Name, f.Name(), !o.req.NoValidate, &a.prober)
+		m, err := inspect(f, target.Name, f.Name(), target.Capacity, !o.req.NoValidate, &a.prober)
 		seen <- inspected{m, err}
 	}()
 	var got inspected
@@ -430,6 +408,14 @@ type task struct {
 	nothingToDo string // why there is nothing to do
 }
 
+// close closes the disc.
+func (t *task) close() {
+	if t.file != nil {
+		t.file.Close()
+		t.file = nil
+	}
+}
+
 // change tries until the disc is changed, the guest's time is over, or it fails.
 func (o *Operation) change(ctx context.Context, s *session, t *task) (err error) {
 	a := o.drive.vm.a
@@ -448,6 +434,7 @@ func (o *Operation) change(ctx context.Context, s *session, t *task) (err error)
 	if err != nil {
 		return err
 	}
+	disc.Size = t.change.Target.Capacity
 	a.failPoint("descriptor-passed")
 	err = o.attempts(ctx, s, t, func(ctx context.Context, force bool) error {
 		return changer.Swap(ctx, t.id, disc, force)

@@ -78,7 +78,10 @@ type (
 	// InsertNode puts an existing node into the open, empty tray.
 	InsertNode struct{ Node string }
 	// Restore opens a file again and puts it into the drive under a node name.
-	Restore struct{ Path, Node string }
+	Restore struct {
+		Path, Node string
+		Capacity   int64 // of Medium
+	}
 	// DeleteNode deletes a node outside the drive.
 	DeleteNode struct{ Node string }
 	// TakeBack ends the loan of a descriptor.
@@ -240,7 +243,7 @@ func planLoading(rec Record, obs Observation) []Step {
 		case has(obs.Nodes, c.From.Node):
 			return back(rec, obs, append(steps, InsertNode{c.From.Node}, CloseTray{}))
 		case c.From.File != "":
-			return back(restored(rec, obs), obs, append(steps, Restore{c.From.File, restoredNode(c)}))
+			return back(restored(rec, obs), obs, append(steps, Restore{c.From.File, restoredNode(c), capacityOf(rec)}))
 		}
 		return forward(rec, obs, append(steps, InsertNode{c.Node}, CloseTray{}))
 	}
@@ -344,6 +347,14 @@ func restored(rec Record, obs Observation) Record {
 	c.From.Node = in.Node
 	rec.Loaded, rec.Change = &in, &c
 	return rec
+}
+
+// capacityOf is the exact size of the disc that was in before, where that is known.
+func capacityOf(rec Record) int64 {
+	if in := rec.Loaded; in != nil && in.Node == rec.Change.From.Node {
+		return in.Medium.Capacity
+	}
+	return 0
 }
 
 // restoredNode names the node of an old disc that had to be opened again. It has

@@ -52,6 +52,8 @@ type Medium struct {
 	Volume *volume.Ref `json:"volume,omitempty"`
 	// Inside is the file's path in a Volume that is a file system.
 	Inside string `json:"inside,omitempty"`
+	// Capacity is the disc's exact size in bytes where its device is larger; 0: all of it.
+	Capacity int64 `json:"capacity,omitempty"`
 	// Foreign is set when somebody else had activated the volume: it is left active.
 	Foreign bool `json:"foreign,omitempty"`
 }
@@ -118,32 +120,6 @@ const ByGuest = "guest"
 type Asked struct {
 	Operation string `json:"operation"`
 	Node      string `json:"node"` // the disc that was in
-}
-
-// Result is how an operation ended.
-type Result string
-
-// The results. An unknown outcome is no result: it stays open until QEMU answers.
-const (
-	Done       Result = "done"      // it is as was asked
-	Failed     Result = "failed"    // the drive is as it was before
-	Cancelled  Result = "cancelled" // given up on request; the drive is as it was before
-	Overtaken  Result = "overtaken" // somebody else's disc is in the drive, or ours was taken out
-	MachineEnd Result = "machine-ended"
-)
-
-// Outcome is the end of an operation.
-type Outcome struct {
-	Operation string    `json:"operation"`
-	Verb      string    `json:"verb"`
-	Medium    string    `json:"medium,omitempty"`
-	By        string    `json:"by,omitempty"`
-	Result    Result    `json:"result"`
-	Reason    string    `json:"reason,omitempty"`
-	At        time.Time `json:"at"`
-	// Recovered is set when the outcome was found out afterwards, by asking
-	// QEMU, and not by the operation itself.
-	Recovered bool `json:"recovered,omitempty"`
 }
 
 // empty reports whether the record says nothing that recovery needs.

@@ -22,6 +22,7 @@ type session struct {
 	holds   int // guarded by vm.mu; the last one to let go closes the session
 
 	known atomic.Bool // all drives have been identified
+	ended sync.Once   // the connection's end has been told
 
 	mu       sync.Mutex // guards below
 	features *blockdev.Features
@@ -77,6 +78,13 @@ func (s *session) know(ctx context.Context) error {
 	}
 	_, err := s.observeAll(ctx)
 	return err
+}
+
+// lost tells, once, that the connection has ended and we didn't end it.
+func (s *session) lost() {
+	if cause := s.conn.Err(); cause != nil && s.vm.a.ctx.Err() == nil {
+		s.ended.Do(func() { s.vm.a.publish(Event{Type: EventVMLost, VM: s.vm.name, Detail: cause.Error()}) })
+	}
 }
 
 func (s *session) close() {

@@ -8,77 +8,6 @@ import (
 	"github.com/trayd/trayd/blockdev"
 )
 
-// VMStatus is what may be seen of a machine.
-type VMStatus struct {
-	Name     string        `json:"name"`
-	State    string        `json:"state"` // QEMU's word (running, paused, …), or "unreachable"
-	QEMU     string        `json:"qemu,omitempty"`
-	PID      int           `json:"pid,omitempty"`
-	Socket   string        `json:"socket,omitempty"`
-	Reason   string        `json:"reason,omitempty"` // why it is unreachable
-	Next     string        `json:"next,omitempty"`   // what to do about it
-	Drives   []DriveStatus `json:"drives"`
-	Answered bool          `json:"answered"` // QEMU confirmed what is said here, now
-}
-
-// The states of a drive beside Loading and Ejecting.
-const (
-	StateEmpty   = "empty"
-	StateLoaded  = "loaded"
-	StateUnknown = "unknown"   // QEMU doesn't answer, and nothing was under way
-	StateOpen    = "unsettled" // QEMU doesn't answer, and something was under way
-)
-
-// DriveStatus is what may be seen of a drive. Tray, lock and medium are what QEMU
-// says now; when it doesn't answer they are left out.
-type DriveStatus struct {
-	VM         string           `json:"vm"`
-	Name       string           `json:"name"`
-	Aliases    []string         `json:"aliases,omitempty"`
-	Bus        blockdev.Bus     `json:"bus"`
-	Model      string           `json:"model"`
-	Changeable bool             `json:"changeable"`
-	Reason     string           `json:"reason,omitempty"` // why it can't be changed, or isn't settled
-	State      string           `json:"state"`
-	Tray       string           `json:"tray,omitempty"` // open, closed
-	Locked     bool             `json:"locked"`
-	Medium     *MediumStatus    `json:"medium,omitempty"`
-	Operation  *OperationStatus `json:"operation,omitempty"`
-	Last       *Outcome         `json:"last,omitempty"`
-	// Releasing is what earlier discs have left and what can't be released yet, and why.
-	Releasing []string `json:"releasing,omitempty"`
-}
-
-// MediumStatus is the disc in a drive.
-type MediumStatus struct {
-	Name     string     `json:"name"`
-	Path     string     `json:"path,omitempty"`
-	VolumeID string     `json:"volume_id,omitempty"`
-	Size     int64      `json:"size"` // bytes
-	ReadOnly bool       `json:"read_only"`
-	Node     string     `json:"node"`
-	Ours     bool       `json:"ours"` // trayd put it in
-	Since    *time.Time `json:"since,omitempty"`
-}
-
-// OperationStatus is an operation, running or ended.
-type OperationStatus struct {
-	ID       string     `json:"id"`
-	VM       string     `json:"vm"`
-	Drive    string     `json:"drive"`
-	Verb     string     `json:"verb"`
-	Medium   string     `json:"medium,omitempty"`
-	By       string     `json:"by"`
-	Since    time.Time  `json:"since"`
-	Phase    Phase      `json:"phase"`
-	Deadline *time.Time `json:"deadline,omitempty"` // of the wait for the guest
-	Result   Result     `json:"result,omitempty"`
-	Reason   string     `json:"reason,omitempty"`
-	// Error and Code are set when the operation failed or its outcome is unknown.
-	Error string `json:"error,omitempty"`
-	Code  Code   `json:"code,omitempty"`
-}
-
 // Status is the operation for others to see.
 func (o *Operation) Status() *OperationStatus {
 	p := o.Progress()
@@ -153,7 +82,11 @@ func (v *vm) status(ctx context.Context) VMStatus {
 			out.Next = e.Next
 		}
 		for _, d := range v.knownDrives() {
-			out.Drives = append(out.Drives, d.status(nil))
+			s := d.status(nil)
+			if s.Reason == "" {
+				s.Reason = out.Reason
+			}
+			out.Drives = append(out.Drives, s)
 		}
 		return out
 	}
@@ -199,7 +132,7 @@ func (d *drive) status(st *blockdev.State) DriveStatus {
 	rec, info, op, unsettled := d.rec, d.info, d.op, d.unsettled
 	d.mu.Unlock()
 	out := DriveStatus{
-		VM: d.vm.name, Name: d.name, Aliases: info.Aliases, Bus: info.Bus, Model: info.Model,
+		VM: d.vm.name, Name: d.name, Aliases: info.Aliases, Bus: string(info.Bus), Model: info.Model,
 		Changeable: info.Fixed == "", Reason: info.Fixed, Last: rec.Last,
 	}
 	if unsettled != "" {

@@ -113,6 +113,7 @@ func (d *drive) restore(ctx context.Context, s *session, st Restore) error {
 	if err != nil {
 		return fmt.Errorf("bring the old disc back: %w", err)
 	}
+	disc.Size = st.Capacity
 	c, err := s.changer(ctx, nil)
 	if err == nil {
 		err = c.Swap(ctx, d.id(), disc, true)

@@ -10,14 +10,17 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
 )
 
 // Storage is the volumes of this host: a *volume.Host.
 type Storage interface {
-	// Volume returns a volume by its reference. Its error is a *volume.Error.
-	Volume(volume.Ref) (volume.Volume, error)
+	library.Storage
 	// Orphans lists the volumes that are active and carry this agent's mark.
 	Orphans(context.Context) ([]volume.Ref, error)
+	// Watch calls f whenever a volume of this agent's is found to hold something else
+	// than its hashes say, until the context ends.
+	Watch(ctx context.Context, f func(ref volume.Ref, detail string)) error
 	// Configure takes new settings. Active volumes stay as they are.
 	Configure(volume.Options)
 }
@@ -180,17 +183,6 @@ func (v *volumes) released(ref volume.Ref) {
 	delete(v.waiting, ref)
 }
 
-// VolumeUser is a drive that uses a volume.
-type VolumeUser struct {
-	VM    string `json:"vm"`
-	Drive string `json:"drive"`
-	State string `json:"state"` // loaded, loading or releasing
-	// Foreign is set when somebody else had activated the volume before.
-	Foreign bool `json:"foreign,omitempty"`
-}
-
-func (u VolumeUser) String() string { return u.VM + "/" + u.Drive }
-
 // users are the drives whose records speak of each volume. It is derived from the
 // records each time: a counter could drift.
 func (a *Agent) users() map[volume.Ref][]VolumeUser {
@@ -214,9 +206,6 @@ func (a *Agent) users() map[volume.Ref][]VolumeUser {
 	}
 	return users
 }
-
-// StateReleasing is the state of a VolumeUser that waits for the volume's release.
-const StateReleasing = "releasing"
 
 // claim decides whose activation a volume is that a change is about to use: ours if
 // anything of ours uses it or is still to release it, and else whoever's it was before.
@@ -275,6 +264,10 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 }
 
 func (d *drive) releaseFailed(ref volume.Ref, err error) error {
+	var busy *volume.BusyError
+	if errors.As(err, &busy) && slices.ContainsFunc(busy.Holders, func(h volume.Holder) bool { return h.PID != 0 && h.PID == d.record().Process.PID }) {
+		err = fmt.Errorf("%w: the machine's own QEMU, which keeps a disc that was taken out as long as the machine is paused (QEMU before 10)", err)
+	}
 	if first := d.vm.a.volumes.failed(ref, err); first {
 		d.vm.a.publish(Event{Type: EventReleaseWaits, VM: d.vm.name, Drive: d.name, Detail: err.Error()})
 	}
@@ -322,6 +315,24 @@ func (v *vm) releasedAll(d *drive) {
 	if ended {
 		d.dropRecord()
 		v.a.forget(v)
+	}
+}
+
+// watchVolumes tells of volumes that are found to be damaged while they are read.
+func (a *Agent) watchVolumes() {
+	err := a.volumes.storage.Watch(a.ctx, func(ref volume.Ref, detail string) {
+		e := Event{Type: EventVolumeCorrupt, Detail: fmt.Sprintf("volume %s is damaged: %s", ref, detail)}
+		users := a.users()[ref]
+		if len(users) == 0 {
+			a.publish(e)
+		}
+		for _, u := range users { // each hears of it by its own name
+			e.VM, e.Drive = u.VM, u.Drive
+			a.publish(e)
+		}
+	})
+	if err != nil && a.ctx.Err() == nil {
+		a.log.Warn("damage of verity volumes can't be watched for: guests see it as read errors all the same", "error", err)
 	}
 }
 

@@ -5,28 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/trayd/trayd/blockdev/volume"
 )
-
-// VolumeStatus is what may be seen of a volume that trayd uses, or left.
-type VolumeStatus struct {
-	Volume string `json:"volume"` // as people write it: lvm:vg0/debian
-	Active bool   `json:"active"` // what the kernel says now
-	// Users are the drives whose records speak of it. One without any carries trayd's
-	// mark and belongs to nobody.
-	Users []VolumeUser `json:"users"`
-	// Foreign is set when somebody else had activated it: it is left active.
-	Foreign bool `json:"foreign,omitempty"`
-	// Waiting is why it can't be released yet; Since and Tries say for how long.
-	Waiting string          `json:"waiting,omitempty"`
-	Since   *time.Time      `json:"since,omitempty"`
-	Tries   int             `json:"tries,omitempty"`
-	Holders []volume.Holder `json:"holders,omitempty"`
-	// Error is why the kernel can't say whether it is active.
-	Error string `json:"error,omitempty"`
-}
 
 // Volumes shows every volume that a record speaks of, and those that carry trayd's mark
 // and no record speaks of, by name.
@@ -73,15 +54,12 @@ func (a *Agent) volumeStatus(ctx context.Context, ref volume.Ref, users []Volume
 	}
 	s.Active = st.Active
 	if st.Held {
-		s.Holders, _ = v.Holders(ctx) // for information only
+		holders, _ := v.Holders(ctx) // for information only
+		for _, h := range holders {
+			s.Holders = append(s.Holders, Holder(h))
+		}
 	}
 	return s
-}
-
-// Collected is a volume that CollectVolumes has released, or would.
-type Collected struct {
-	Volume string `json:"volume"`
-	Error  string `json:"error,omitempty"` // why it could not be released
 }
 
 // CollectVolumes releases the volumes that carry trayd's mark and that no record speaks

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/internal/qemutest"
 )
 
@@ -22,7 +23,9 @@ import (
 // it is told to. Each is a file. blockdev/volume tests the real ones, and integration
 // the agent on them.
 type storage struct {
-	dir string
+	library.Storage // not called
+	damaged         chan volume.Ref
+	dir             string
 
 	mu     sync.Mutex          // guards below
 	active map[volume.Ref]bool // those that are; true: activated here, and not by others
@@ -31,7 +34,7 @@ type storage struct {
 }
 
 func newStorage(dir string) *storage {
-	return &storage{dir: dir, active: make(map[volume.Ref]bool), fail: make(map[string]error)}
+	return &storage{dir: dir, damaged: make(chan volume.Ref), active: make(map[volume.Ref]bool), fail: make(map[string]error)}
 }
 
 func (s *storage) Volume(ref volume.Ref) (volume.Volume, error) {
@@ -50,6 +53,17 @@ func (s *storage) Orphans(context.Context) ([]volume.Ref, error) {
 }
 
 func (s *storage) Configure(volume.Options) {}
+
+func (s *storage) Watch(ctx context.Context, f func(volume.Ref, string)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ref := <-s.damaged:
+			f(ref, "block 7 is not what its hash says")
+		}
+	}
+}
 
 // act notes what is done, and fails if it is to.
 func (s *storage) act(what string, ref volume.Ref, then func()) error {
@@ -116,6 +130,12 @@ func (v *fakeVolume) Open(context.Context, string) (*os.File, error) {
 }
 
 func (v *fakeVolume) Release(context.Context) error {
+	if open, _ := filepath.Glob("/proc/self/fd/*"); slices.ContainsFunc(open, func(fd string) bool {
+		to, _ := os.Readlink(fd)
+		return to == v.path()
+	}) {
+		return &volume.BusyError{Ref: v.ref, Holders: []volume.Holder{{PID: os.Getpid(), Name: "trayd itself"}}}
+	}
 	return v.s.act("release", v.ref, func() { delete(v.s.active, v.ref) })
 }
 
@@ -252,6 +272,33 @@ func TestVolumeRefusedByQEMU(t *testing.T) {
 	require.NotContains(t, s.happened(), "activate vg0/b", "a request that can't be carried out turns nothing on")
 }
 
+// TestVolumeWhileTheGuestHolds: the volume of a disc that never got in is turned off,
+// the one of the disc that stays in is not.
+func TestVolumeWhileTheGuestHolds(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r, s := volumeRig(t, strategy)
+		g := r.machine("vm", qemutest.IDE).Guest(t)
+		r.start()
+		r.done(Insert, "vm", "lvm:vg0/a")
+		g.Volume()
+		g.Lock()
+		short := func(q *Request) { wait := 100 * time.Millisecond; q.Wait = &wait }
+		r.refused(DriveLocked, Replace, "vm", "lvm:vg0/b", short)
+		require.Equal(t, []string{"vg0/a"}, s.on())
+		require.Equal(t, "DISC_A", g.Volume())
+		o := r.begin(Replace, "vm", "lvm:vg0/b")
+		r.waiting(o)
+		require.Equal(t, []string{"vg0/a", "vg0/b"}, s.on())
+		_, err := r.agent.Cancel("vm", "", "root")
+		require.NoError(t, err)
+		_, err = r.finish(o)
+		r.isError(CancelledCode, err)
+		require.Equal(t, []string{"vg0/a"}, s.on())
+		r.done(Replace, "vm", "lvm:vg0/b", force)
+		require.Equal(t, []string{"vg0/b"}, s.on())
+	})
+}
+
 // TestReleaseWaits: a volume that can't be released is done in the machine and not
 // cleaned up; it is said, shown, and tried again until it can.
 func TestReleaseWaits(t *testing.T) {
@@ -339,6 +386,24 @@ func TestVolumeOfAnEndedMachine(t *testing.T) {
 		r.within("the release", func() bool { return len(s.on()) == 0 })
 		r.within("the record to go", func() bool { return len(r.agent.Records()) == 0 })
 	}
+}
+
+// TestVolumeCorrupt: damage is told by the volume's name and for each drive that has it.
+func TestVolumeCorrupt(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("one", qemutest.IDE)
+	r.machine("two", qemutest.IDE)
+	r.start()
+	r.done(Insert, "one", "lvm:vg0/a")
+	r.done(Insert, "two", "lvm:vg0/a")
+	s.damaged <- volume.Ref{Kind: volume.LVM, Name: "vg0/a"}
+	var vms []string
+	for range 2 {
+		e := r.event(EventVolumeCorrupt)
+		require.Contains(t, e.Detail, "lvm:vg0/a")
+		vms = append(vms, e.VM)
+	}
+	require.ElementsMatch(t, []string{"one", "two"}, vms)
 }
 
 // TestVolumeOfTheGuestsEject: the guest's own eject ends with the volume off.

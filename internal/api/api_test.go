@@ -20,6 +20,7 @@ import (
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/qemutest"
+	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/state"
 )
 
@@ -114,7 +115,7 @@ func TestChangeAndLook(t *testing.T) {
 	var findings []agent.Finding
 	h.do("GET", "/v1/state/check", "", http.StatusOK, &findings)
 	require.Empty(t, findings)
-	var v api.Version
+	var v wire.Version
 	h.do("GET", "/v1/version", "", http.StatusOK, &v)
 	require.Equal(t, os.Getpid(), v.PID)
 }
@@ -144,10 +145,10 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + h.dir + `/state.journal"}`, 422, "not-a-disc"},
 		{"POST", "/v1/vms/vm1/drives/cd0/cancel", "", 409, "nothing-to-cancel"},
 	} {
-		var p api.Problem
+		var p wire.Problem
 		resp := h.do(row.method, row.path, row.body, row.status, &p)
 		require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
-		require.Equal(t, api.ProblemPrefix+row.code, p.Type, "%s %s", row.method, row.path)
+		require.Equal(t, wire.ProblemPrefix+row.code, p.Type, "%s %s", row.method, row.path)
 		require.NotEmpty(t, p.Detail)
 		require.NotEmpty(t, p.Next, "%s: what to do next", row.code)
 	}

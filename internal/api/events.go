@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	after, err := afterID(r)
 	if err != nil {
-		writeProblem(w, &Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
+		writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
 			Detail: "an event's id is a number: " + err.Error(), Next: "leave it out to begin with what comes next"})
 		return
 	}

@@ -7,33 +7,19 @@ import (
 	"strings"
 
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
-
-// ProblemPrefix begins every problem's type; the agent's code follows.
-const ProblemPrefix = "urn:trayd:problem:"
-
-// Problem is an error as clients see it (RFC 9457), with Next added: one sentence
-// on what to do.
-type Problem struct {
-	Type      string `json:"type"`
-	Title     string `json:"title"`
-	Status    int    `json:"status"`
-	Detail    string `json:"detail"`
-	Next      string `json:"next,omitempty"`
-	VM        string `json:"vm,omitempty"`
-	Drive     string `json:"drive,omitempty"`
-	Operation string `json:"operation,omitempty"`
-	Code      string `json:"code"`
-}
-
-// Error is the detail.
-func (p *Problem) Error() string { return p.Detail }
 
 // statuses maps the agent's codes to HTTP. A code that isn't here is a 500.
 var statuses = map[agent.Code]int{
 	agent.NoSuchVM:       http.StatusNotFound,
 	agent.NoSuchDrive:    http.StatusNotFound,
 	agent.NoSuchMedium:   http.StatusNotFound,
+	agent.NoSuchPool:     http.StatusNotFound,
+	agent.ImageExists:    http.StatusConflict,
+	agent.ImageInUse:     http.StatusConflict,
+	agent.NoSpace:        http.StatusInsufficientStorage,
+	agent.PoolFailed:     http.StatusInternalServerError,
 	agent.AmbiguousDrive: http.StatusBadRequest,
 	agent.BadRequest:     http.StatusBadRequest,
 	agent.Forbidden:      http.StatusForbidden,
@@ -58,7 +44,7 @@ var statuses = map[agent.Code]int{
 }
 
 func writeError(w http.ResponseWriter, err error) {
-	p := &Problem{Status: http.StatusInternalServerError, Code: "internal", Detail: err.Error()}
+	p := &wire.Problem{Status: http.StatusInternalServerError, Code: "internal", Detail: err.Error()}
 	var e *agent.Error
 	if errors.As(err, &e) {
 		p.Code, p.Detail, p.Next = string(e.Code), e.Detail, e.Next
@@ -70,8 +56,8 @@ func writeError(w http.ResponseWriter, err error) {
 	writeProblem(w, p)
 }
 
-func writeProblem(w http.ResponseWriter, p *Problem) {
-	p.Type = ProblemPrefix + p.Code
+func writeProblem(w http.ResponseWriter, p *wire.Problem) {
+	p.Type = wire.ProblemPrefix + p.Code
 	if p.Title == "" {
 		p.Title = strings.ReplaceAll(p.Code, "-", " ")
 	}

@@ -17,11 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
-
-// OnlyDrive is the drive name that means the machine's only CD drive. No QEMU id
-// begins with a hyphen.
-const OnlyDrive = "-"
 
 // Limits of the surface.
 const (
@@ -30,21 +27,6 @@ const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
 )
-
-// Version is the answer to GET /v1/version.
-type Version struct {
-	Version string `json:"version"`
-	PID     int    `json:"pid"`
-}
-
-// ChangeRequest is the body of insert, change and eject.
-type ChangeRequest struct {
-	Medium     string `json:"medium,omitempty"`
-	Wait       string `json:"wait,omitempty"` // a Go duration; empty means the agent's default
-	Force      bool   `json:"force,omitempty"`
-	ThenForce  bool   `json:"then_force,omitempty"`
-	NoValidate bool   `json:"no_validate,omitempty"`
-}
 
 type server struct {
 	agent   *agent.Agent
@@ -67,13 +49,16 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 	mux.HandleFunc("POST /v1/vms/{vm}/drives/{drive}/cancel", s.cancel)
 	mux.HandleFunc("GET /v1/operations/{id}", s.getOperation)
 	mux.HandleFunc("GET /v1/events", s.events)
+	mux.HandleFunc("GET /v1/images", s.listImages)
+	mux.HandleFunc("PUT /v1/pools/{pool}/images/{image}", s.addImage)
+	mux.HandleFunc("DELETE /v1/pools/{pool}/images/{image}", s.removeImage)
 	mux.HandleFunc("GET /v1/volumes", s.listVolumes)
 	mux.HandleFunc("POST /v1/volumes/gc", s.collectVolumes)
 	mux.HandleFunc("GET /v1/status", s.getStatus)
 	mux.HandleFunc("GET /v1/state", s.getState)
 	mux.HandleFunc("GET /v1/state/check", s.checkState)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, &Problem{Code: "no-such-page", Status: http.StatusNotFound,
+		writeProblem(w, &wire.Problem{Code: "no-such-page", Status: http.StatusNotFound,
 			Detail: fmt.Sprintf("no %s %s here", r.Method, r.URL.Path), Next: "the API begins at /v1/vms"})
 	})
 	return &http.Server{
@@ -89,7 +74,7 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 }
 
 func (s *server) getVersion(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, Version{Version: s.version, PID: os.Getpid()})
+	writeJSON(w, http.StatusOK, wire.Version{Version: s.version, PID: os.Getpid()})
 }
 
 func (s *server) listVMs(w http.ResponseWriter, r *http.Request) {
@@ -104,6 +89,28 @@ func (s *server) getVM(w http.ResponseWriter, r *http.Request) {
 func (s *server) getDrive(w http.ResponseWriter, r *http.Request) {
 	d, err := s.agent.Drive(r.Context(), r.PathValue("vm"), driveName(r))
 	respond(w, d, err)
+}
+
+func (s *server) listImages(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, s.agent.Images())
+}
+
+// addImage takes the image as the request's body, whose length has to be known.
+func (s *server) addImage(w http.ResponseWriter, r *http.Request) {
+	i, err := s.agent.AddImage(r.Context(), r.PathValue("pool"), r.PathValue("image"), r.Body, r.ContentLength, caller(r))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusCreated, i)
+}
+
+func (s *server) removeImage(w http.ResponseWriter, r *http.Request) {
+	if err := s.agent.RemoveImage(r.Context(), r.PathValue("pool"), r.PathValue("image"), caller(r)); err != nil {
+		writeError(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func (s *server) listVolumes(w http.ResponseWriter, r *http.Request) {
@@ -132,7 +139,7 @@ func (s *server) checkState(w http.ResponseWriter, r *http.Request) {
 func (s *server) getOperation(w http.ResponseWriter, r *http.Request) {
 	o, ok := s.agent.Operation(r.PathValue("id"))
 	if !ok {
-		writeProblem(w, &Problem{Code: "no-such-operation", Status: http.StatusNotFound,
+		writeProblem(w, &wire.Problem{Code: "no-such-operation", Status: http.StatusNotFound,
 			Detail: "no operation " + r.PathValue("id"), Next: "the last 256 are kept, until trayd restarts; `trayctl drives` shows each drive's last"})
 		return
 	}
@@ -142,7 +149,7 @@ func (s *server) getOperation(w http.ResponseWriter, r *http.Request) {
 // change carries out one verb.
 func (s *server) change(verb string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		var body ChangeRequest
+		var body wire.ChangeRequest
 		req := agent.Request{VM: r.PathValue("vm"), Drive: driveName(r), Verb: verb, By: caller(r)}
 		err := readJSON(w, r, &body)
 		if err == nil && body.Wait != "" {
@@ -151,7 +158,7 @@ func (s *server) change(verb string) http.HandlerFunc {
 			req.Wait = &wait
 		}
 		if err != nil {
-			writeProblem(w, &Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
+			writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
 				Detail: "the request can't be read: " + err.Error(), Next: "see the API's description"})
 			return
 		}
@@ -189,7 +196,7 @@ func (s *server) cancel(w http.ResponseWriter, r *http.Request) {
 }
 
 func driveName(r *http.Request) string {
-	if name := r.PathValue("drive"); name != OnlyDrive {
+	if name := r.PathValue("drive"); name != wire.OnlyDrive {
 		return name
 	}
 	return ""

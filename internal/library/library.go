@@ -17,9 +17,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/state"
 )
 
@@ -54,17 +54,7 @@ type Storage interface {
 }
 
 // Image is one image of the catalogue.
-type Image struct {
-	Name     string    `json:"name"`
-	Pool     string    `json:"pool"`
-	Size     int64     `json:"size"` // bytes; its volume may be larger
-	SHA256   string    `json:"sha256"`
-	VolumeID string    `json:"volume_id,omitempty"`
-	Added    time.Time `json:"added"`
-}
-
-// String is the image as people name it.
-func (i Image) String() string { return "image:" + i.Pool + "/" + i.Name }
+type Image = wire.Image
 
 // Place is where an image lies: a file, or a volume and a file inside it.
 type Place struct {

@@ -1,0 +1,284 @@
+package library
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/qemutest"
+	"github.com/trayd/trayd/state"
+)
+
+// volumes is a volume group of files, for what a real one doesn't do on demand. The
+// edge tests of integration have the real one.
+type volumes struct {
+	dir        string
+	incomplete map[string]bool
+	active     map[string]bool
+	fail       map[string]error // by the method's name
+}
+
+func newVolumes(t *testing.T) *volumes {
+	return &volumes{dir: t.TempDir(), incomplete: map[string]bool{}, active: map[string]bool{}, fail: map[string]error{}}
+}
+
+func (v *volumes) CreateLV(_ context.Context, _, lv string, size int64) error {
+	if v.fail["create"] != nil {
+		return v.fail["create"]
+	}
+	v.incomplete[lv], v.active[lv] = true, true
+	const extent = 4 << 20
+	return os.WriteFile(filepath.Join(v.dir, lv), make([]byte, (size+extent-1)/extent*extent), 0o600)
+}
+
+func (v *volumes) OpenForWriting(_ context.Context, _, lv string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(v.dir, lv), os.O_RDWR, 0)
+}
+
+func (v *volumes) FinishLV(_ context.Context, _, lv string) error {
+	if v.fail["finish"] != nil {
+		return v.fail["finish"]
+	}
+	delete(v.incomplete, lv)
+	return nil
+}
+
+func (v *volumes) RemoveLV(_ context.Context, _, lv string) error {
+	delete(v.incomplete, lv)
+	delete(v.active, lv)
+	return os.Remove(filepath.Join(v.dir, lv))
+}
+
+func (v *volumes) ListLVs(context.Context, string) ([]volume.LVInfo, error) {
+	files, err := os.ReadDir(v.dir)
+	var all []volume.LVInfo
+	for _, f := range files {
+		all = append(all, volume.LVInfo{Name: f.Name(), Active: v.active[f.Name()], Incomplete: v.incomplete[f.Name()]})
+	}
+	return all, err
+}
+
+func (v *volumes) Volume(ref volume.Ref) (volume.Volume, error) { return released{v: v, ref: ref}, nil }
+
+// released is a volume that can be released.
+type released struct {
+	volume.Volume
+	v   *volumes
+	ref volume.Ref
+}
+
+func (r released) Release(context.Context) error {
+	_, lv, _ := strings.Cut(r.ref.Name, "/")
+	delete(r.v.active, lv)
+	return nil
+}
+
+func newLibrary(t *testing.T, dir string) (*Library, *volumes) {
+	t.Helper()
+	j, err := state.Open(filepath.Join(t.TempDir(), "state.journal"), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, j.Close()) })
+	v := newVolumes(t)
+	return New(j, v, []Pool{{Name: "local", Type: Dir, Path: dir}, {Name: "fast", Type: LVM, VG: "vg0"}, {Name: "stick", Type: Mount}}), v
+}
+
+func code(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+func disc(t *testing.T, volume string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(qemutest.Disc(t, t.TempDir(), volume))
+	require.NoError(t, err)
+	return b
+}
+
+// TestAdd: an image is in the pool, durable and known, or nothing of it is.
+func TestAdd(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	for _, pool := range []string{"local", "fast"} {
+		t.Run(pool, func(t *testing.T) {
+			ctx := t.Context()
+			dir := filepath.Join(t.TempDir(), "pool")
+			l, v := newLibrary(t, dir)
+			i, err := l.Add(ctx, pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+			require.NoError(t, err)
+			require.Equal(t, "DEBIAN", i.VolumeID)
+			require.Equal(t, []Image{i}, l.Images())
+			require.Empty(t, v.active)
+			require.Empty(t, v.incomplete)
+			p, err := l.Find("debian")
+			require.NoError(t, err)
+			q, err := l.Find(pool + "/debian")
+			require.NoError(t, err)
+			require.Equal(t, p, q)
+			path := p.Path
+			if pool == "fast" {
+				require.Equal(t, volume.Ref{Kind: volume.LVM, Name: "vg0/debian"}, *p.Volume)
+				require.Equal(t, int64(len(iso)), p.Size)
+				path = filepath.Join(v.dir, "debian")
+			}
+			got, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, iso, got[:len(iso)])
+
+			_, err = l.Add(ctx, pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+			require.Equal(t, Exists, code(err))
+			require.Equal(t, InUse, code(l.Remove(ctx, pool, "debian", func(Place) []string { return []string{"vm1/cd0"} })))
+			require.NoError(t, l.Remove(ctx, pool, "debian", func(Place) []string { return nil }))
+			require.Empty(t, l.Images())
+			_, err = l.Find("debian")
+			require.Equal(t, NoSuchImage, code(err))
+			require.Equal(t, NoSuchImage, code(l.Remove(ctx, pool, "debian", nil)))
+			require.NoFileExists(t, path)
+		})
+	}
+}
+
+// TestAddFails: whatever goes wrong, nothing is left of the image.
+func TestAddFails(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	size := int64(len(iso))
+	whole := func() io.Reader { return bytes.NewReader(iso) }
+	for _, row := range []struct {
+		name, pool, image string
+		content           io.Reader
+		size              int64
+		fails             map[string]error
+		want              Code
+	}{
+		{"no such pool", "nope", "x", whole(), size, nil, NoSuchPool},
+		{"a pool that is only mounted", "stick", "x", whole(), size, nil, Failed},
+		{"a name that is a path", "local", "../x", whole(), size, nil, BadName},
+		{"a name like an option", "fast", "-x", whole(), size, nil, BadName},
+		{"too short", "local", "x", bytes.NewReader(iso[:100]), size, nil, Invalid},
+		{"too short, on a volume", "fast", "x", bytes.NewReader(iso[:100]), size, nil, Invalid},
+		{"too long", "local", "x", whole(), size - 2048, nil, Invalid},
+		{"cut off by its size", "local", "x", bytes.NewReader(iso[:size-2048]), size - 2048, nil, Invalid},
+		{"no disc", "fast", "x", strings.NewReader(strings.Repeat("x", 1<<17)), 1 << 17, nil, Invalid},
+		{"empty", "local", "x", strings.NewReader(""), 0, nil, Invalid},
+		{"the sender goes away", "local", "x", io.MultiReader(bytes.NewReader(iso[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF)), size, nil, Failed},
+		{"the sender goes away from a volume", "fast", "x", io.MultiReader(bytes.NewReader(iso[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF)), size, nil, Failed},
+		{"no space in the group", "fast", "x", whole(), size, map[string]error{"create": &volume.Error{Reason: volume.NoSpace, Detail: "2 MiB are free", Next: "vgs"}}, NoSpace},
+		{"no space in the directory", "local", "x", whole(), 1 << 60, nil, NoSpace},
+		{"the volume can't be finished", "fast", "x", whole(), size, map[string]error{"finish": errors.New("lvm2 says no")}, Failed},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := t.TempDir()
+			l, v := newLibrary(t, dir)
+			v.fail = row.fails
+			_, err := l.Add(t.Context(), row.pool, row.image, row.content, row.size)
+			require.Equal(t, row.want, code(err), err)
+			require.Empty(t, l.Images())
+			for _, d := range []string{dir, v.dir} {
+				left, err := os.ReadDir(d)
+				require.NoError(t, err)
+				require.Empty(t, left)
+			}
+		})
+	}
+}
+
+// TestClean: what was cut off is finished when it is whole, and removed when it isn't.
+func TestClean(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	dir := t.TempDir()
+	l, v := newLibrary(t, dir)
+	_, err := l.Add(t.Context(), "fast", "whole", bytes.NewReader(iso), int64(len(iso)))
+	require.NoError(t, err)
+	v.incomplete["whole"], v.active["whole"] = true, true // cut off before the last step
+	require.NoError(t, v.CreateLV(t.Context(), "vg0", "half", 100))
+	require.NoError(t, os.WriteFile(filepath.Join(v.dir, "theirs"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".half"+partial), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "theirs.iso"), nil, 0o600))
+	require.NoError(t, l.Clean(t.Context()))
+	require.Empty(t, v.incomplete)
+	require.Empty(t, v.active)
+	require.ElementsMatch(t, []string{"whole", "theirs"}, entries(t, v.dir))
+	require.Equal(t, []string{"theirs.iso"}, entries(t, dir))
+	require.Len(t, l.Images(), 1)
+}
+
+func entries(t *testing.T, dir string) []string {
+	all, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	var names []string
+	for _, e := range all {
+		names = append(names, e.Name())
+	}
+	slices.Sort(names)
+	return names
+}
+
+// TestFind: the ways to name an image.
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	l, _ := newLibrary(t, dir)
+	for _, f := range []string{"plain", "a.iso"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, f), nil, 0o600))
+	}
+	for _, row := range []struct {
+		name string
+		want Place
+	}{
+		{"a", Place{Root: dir, Path: dir + "/a.iso"}},
+		{"a.iso", Place{Root: dir, Path: dir + "/a.iso"}},
+		{"plain", Place{Root: dir, Path: dir + "/plain"}},
+		{"local/a", Place{Root: dir, Path: dir + "/a.iso"}},
+		{"stick/x.iso", Place{Volume: &volume.Ref{Kind: volume.Mount, Name: "stick"}, Inside: "x.iso"}},
+	} {
+		got, err := l.Find(row.name)
+		require.NoError(t, err, row.name)
+		require.Equal(t, row.want, got)
+	}
+	for name, want := range map[string]Code{
+		"": BadName, "local/": BadName, "local/../x": BadName, "nope/a": NoSuchPool, "b": NoSuchImage, "fast/a": NoSuchImage,
+	} {
+		_, err := l.Find(name)
+		require.Equal(t, want, code(err), name)
+	}
+	_, err := l.Find("b")
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	require.Contains(t, e.Next, "image:stick/b")
+	l.Configure(nil)
+	_, err = l.Find("a")
+	require.Equal(t, NoSuchImage, code(err))
+}
+
+// TestFindPDIV: oVirt's coordinates.
+func TestFindPDIV(t *testing.T) {
+	l, _ := newLibrary(t, "/pool")
+	for _, row := range []struct {
+		name string
+		want Place
+	}{
+		{"dc/fast/img/vol", Place{Volume: &volume.Ref{Kind: volume.LVM, Name: "vg0/vol"}}},
+		{"dc/local/img/vol", Place{Root: "/pool", Path: "/pool/images/img/vol"}},
+		{"dc/stick/img/vol", Place{Volume: &volume.Ref{Kind: volume.Mount, Name: "stick"}, Inside: "images/img/vol"}},
+	} {
+		got, err := l.FindPDIV(row.name)
+		require.NoError(t, err, row.name)
+		require.Equal(t, row.want, got)
+	}
+	for name, want := range map[string]Code{
+		"": BadName, "dc/fast/img": BadName, "dc/fast/img/vol/x": BadName, "dc/local/../../etc": BadName, "dc/local//vol": BadName, "dc/nope/i/v": NoSuchPool,
+	} {
+		_, err := l.FindPDIV(name)
+		require.Equal(t, want, code(err), name)
+	}
+}
