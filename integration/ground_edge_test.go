@@ -20,7 +20,7 @@ import (
 // volumes stand on works there.
 
 // tool runs a program that has to succeed.
-func tool(t *testing.T, args ...string) string {
+func tool(t testing.TB, args ...string) string {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(args[0], args[1:]...)

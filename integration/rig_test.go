@@ -1,4 +1,4 @@
-//go:build integration
+//go:build integration || edge
 
 // Package integration_test runs trayd and trayctl as they are shipped against real
 // QEMU processes, real guests and a real systemd.
@@ -26,36 +26,9 @@ import (
 	"github.com/trayd/trayd/state"
 )
 
-// bin holds the programs under test, built by TestMain.
-var bin string
-
-func TestMain(m *testing.M) {
-	os.Exit(build(m))
-}
-
-func build(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "trayd-bin-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	bin = dir
-	for _, args := range [][]string{
-		{"-o", dir + "/trayd", "../cmd/trayd"},
-		{"-o", dir + "/trayctl", "../cmd/trayctl"},
-		{"-tags", "failpoints", "-o", dir + "/trayd-failpoints", "../cmd/trayd"},
-		{"-o", dir + "/guestinit", "./guestinit"},
-	} {
-		cmd := exec.Command("go", append([]string{"build", "-buildvcs=false"}, args...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "go build %v: %v\n%s", args, err, out)
-			return 1
-		}
-	}
-	return m.Run()
-}
+// bin holds the programs under test: an edge host has them installed, elsewhere TestMain
+// builds them.
+var bin = "/usr/bin"
 
 // rig is one host: a directory with sockets, discs, a state file, and a trayd.
 type rig struct {
