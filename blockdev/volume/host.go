@@ -2,6 +2,10 @@ package volume
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 )
 
@@ -48,10 +52,12 @@ type FileSystem struct {
 
 // Host is the volumes of this host. Its methods are safe for concurrent use.
 type Host struct {
-	mark string
+	mark   string
+	onTool func(command string, o output) // a test listens
 
 	mu      sync.Mutex // guards below
 	options Options
+	turns   map[Ref]chan struct{} // see do
 }
 
 // NewHost returns a Host. mark is in the uuids of the devices that it makes: they are
@@ -68,17 +74,97 @@ func (h *Host) Configure(o Options) {
 // Volume returns the volume of a reference, active or not. It asks nobody whether the
 // volume exists: Activate does. The error is an *Error for a name that can't be one.
 func (h *Host) Volume(ref Ref) (Volume, error) {
+	switch ref.Kind {
+	case LVM:
+		return orError[*lvmVolume](h.lvmVolume(ref))
+	case DM:
+		return orError[*dmVolume](h.dmVolume(ref))
+	case Mount:
+		return orError[*mountVolume](h.mountVolume(ref))
+	case Loop, Block, File:
+		if !filepath.IsAbs(ref.Name) || filepath.Clean(ref.Name) != ref.Name || strings.ContainsRune(ref.Name, 0) {
+			return nil, badName(ref, "its name has to be an absolute path, without . and ..")
+		}
+		if ref.Kind == Loop {
+			return &loopVolume{h, ref}, nil
+		}
+		return &plainVolume{ref}, nil
+	}
 	return nil, &Error{Ref: ref, Reason: BadName, Detail: "there is no kind of volume " + string(ref.Kind), Next: "use lvm:VG/LV, dm:NAME or a path"}
 }
 
-// Orphans lists the volumes that are active and carry this host's mark, whoever may be
-// using them.
-func (h *Host) Orphans(context.Context) ([]Ref, error) { return nil, nil }
+// orError keeps a nil pointer from becoming a Volume that isn't nil.
+func orError[V Volume](v V, err error) (Volume, error) {
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
 
-// LVInfo is what lvm2 says of a logical volume.
-type LVInfo struct {
-	Name       string
-	Size       int64 // bytes
-	Active     bool
-	Incomplete bool // made by CreateLV, and FinishLV was not called
+// Orphans lists the volumes that are active and carry this host's mark, whoever may be
+// using them: device-mapper devices by their uuid, loop devices by their lo_file_name,
+// and what is mounted beneath Options.Dir.
+func (h *Host) Orphans(context.Context) ([]Ref, error) {
+	var refs []Ref
+	for _, d := range h.ours() {
+		refs = append(refs, h.refOf(d))
+	}
+	minors, err := loops(h.mark, func(string) bool { return true })
+	for minor := range minors {
+		refs = append(refs, Ref{Kind: Loop, Name: loopBacking(minor)})
+	}
+	mounts, e := h.mounts()
+	for _, name := range mounts {
+		refs = append(refs, Ref{Kind: Mount, Name: name})
+	}
+	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.String(), b.String()) })
+	return refs, errors.Join(err, e)
+}
+
+// ours are the device-mapper devices that carry this host's mark.
+func (h *Host) ours() []dmDevice {
+	names, _ := dmNames(dmNamePrefix) // no device-mapper: no devices
+	var all []dmDevice
+	for _, name := range names {
+		d, ok, err := dmStatus(name)
+		if err == nil && ok && strings.HasPrefix(d.UUID, h.uuidPrefix()) && dmNamePrefix+d.UUID[len(h.uuidPrefix()):] == name {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+func (h *Host) uuidPrefix() string { return dmUUIDPrefix + h.mark + "-" }
+
+// refOf is the volume of a device of ours.
+func (h *Host) refOf(d dmDevice) Ref {
+	return Ref{Kind: DM, Name: strings.TrimPrefix(d.UUID, h.uuidPrefix())}
+}
+
+func (h *Host) definition(name string) (Definition, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range h.options.DM {
+		if d.Name == name {
+			return d, true
+		}
+	}
+	return Definition{}, false
+}
+
+func (h *Host) fileSystem(name string) (FileSystem, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.options.Mounts {
+		if f.Name == name {
+			return f, true
+		}
+	}
+	return FileSystem{}, false
+}
+
+func (h *Host) dir() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.options.Dir
 }
