@@ -30,7 +30,7 @@ func tool(t testing.TB, args ...string) string {
 }
 
 func TestVolumes(t *testing.T) {
-	disk := edge.Disks[0]
+	disk := edge.Disks[1]
 	tool(t, "pvcreate", disk)
 	tool(t, "vgcreate", "ground", disk)
 	t.Cleanup(func() { tool(t, "vgremove", "--yes", "ground"); tool(t, "pvremove", disk) })

@@ -35,6 +35,7 @@ type rig struct {
 	t      testing.TB
 	dir    string
 	extra  string // more lines of the [tray] section
+	limit  string // command_timeout
 	daemon *exec.Cmd
 	log    bytes.Buffer
 }
@@ -43,7 +44,7 @@ func newRig(t testing.TB) *rig {
 	// Not t.TempDir: a socket's path has 107 bytes, and test names are long.
 	dir, err := os.MkdirTemp("", "trayd-")
 	require.NoError(t, err)
-	r := &rig{t: t, dir: dir}
+	r := &rig{t: t, dir: dir, limit: "2s"}
 	t.Cleanup(func() {
 		r.kill()
 		require.NoError(t, os.RemoveAll(dir))
@@ -89,8 +90,8 @@ func (r *rig) start(failpoint string) {
 	}
 	config := filepath.Join(r.dir, "trayd.toml")
 	require.NoError(r.t, os.WriteFile(config, fmt.Appendf(nil,
-		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = \"2s\"\n[api]\nsocket = %q\n[tray]\n%s\n",
-		filepath.Join(r.dir, "state"), filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.socket(), r.extra), 0o644))
+		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n[tray]\n%s\n",
+		filepath.Join(r.dir, "state"), filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.extra), 0o644))
 	r.daemon = exec.Command(filepath.Join(bin, program), "--config", config)
 	r.daemon.Env = append(os.Environ(), "TRAYD_FAILPOINT="+failpoint)
 	r.daemon.Stdout, r.daemon.Stderr = &r.log, &r.log

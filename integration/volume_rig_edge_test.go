@@ -3,12 +3,17 @@
 package integration_test
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,31 +26,59 @@ import (
 	"github.com/trayd/trayd/internal/qemutest"
 )
 
-// group is the volume group of these tests. Its hyphens are double in device-mapper.
-const group = "edge-test"
-
 // What trayd does by itself takes a moment, also where everything is emulated.
 const (
 	soon = 10 * time.Second
 	poll = 50 * time.Millisecond
 )
 
-// volumeRig is a rig whose discs are on volumes.
+// volumeRig is a rig whose discs are on volumes. Each has a prefix of its own for the
+// names of its logical volumes, so that two can be at work at once.
 type volumeRig struct {
 	*rig
+	group  string // the volume group
+	prefix string
+	api    *http.Client
 }
 
-// newVolumeRig makes a volume group with a logical volume, inactive, for each disc.
+// newVolumeRig has a logical volume, inactive, for each disc.
 func newVolumeRig(t *testing.T, discs ...string) *volumeRig {
-	r := &volumeRig{newRig(t)}
-	makeGroup(t, group, edge.Disks[0])
+	return newVolumeRigNamed(t, "t-", discs...)
+}
+
+func newVolumeRigNamed(t *testing.T, prefix string, discs ...string) *volumeRig {
+	r := &volumeRig{rig: newRig(t), group: sharedGroup(t), prefix: prefix}
+	r.limit = "10s" // for two emulated machines in one that is emulated, too
+	r.api = &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", r.socket())
+		},
+	}}
+	t.Cleanup(func() {
+		r.kill()
+		for _, name := range r.mine() {
+			tool(t, "dmsetup", "remove", "--retry", name)
+		}
+	})
 	for _, name := range discs {
 		r.volume(name)
 	}
-	t.Cleanup(r.kill) // before the group goes
 	return r
 }
 
+// theGroup is the volume group of all tests: lvm2 needs half a second for each of its
+// commands here. It goes with the host. Hyphens are double in device-mapper.
+const theGroup = "edge-test"
+
+var makeTheGroup sync.Once
+
+func sharedGroup(t testing.TB) string {
+	makeTheGroup.Do(func() { tool(t, "vgcreate", "--yes", theGroup, edge.Disks[0]) })
+	return theGroup
+}
+
+// makeGroup makes a volume group that ends with the test.
 func makeGroup(t testing.TB, vg string, disks ...string) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -55,17 +88,24 @@ func makeGroup(t testing.TB, vg string, disks ...string) {
 	tool(t, append([]string{"vgcreate", "--yes", vg}, disks...)...)
 }
 
-// volume makes a logical volume with a disc, and returns it as people name it.
-func (r *volumeRig) volume(name string) string {
+// volume makes a logical volume with a disc, unless an earlier test has left it there.
+func (r *volumeRig) volume(name string) {
 	r.t.Helper()
-	tool(r.t, "lvcreate", "--yes", "--wipesignatures", "n", "--size", "4m", "--name", name, group)
-	fill(r.t, "/dev/"+group+"/"+name, r.disc(name))
-	tool(r.t, "lvchange", "--activate", "n", group+"/"+name)
-	return lv(name)
+	path := r.path(name)
+	disc := r.disc(name)
+	if exec.Command("lvs", path).Run() == nil {
+		return
+	}
+	tool(r.t, "lvcreate", "--yes", "--wipesignatures", "n", "--size", "4m", "--name", r.prefix+name, r.group)
+	fill(r.t, "/dev/"+path, disc)
+	tool(r.t, "lvchange", "--activate", "n", path)
 }
 
 // lv is the medium of a disc on a volume.
-func lv(name string) string { return "lvm:" + group + "/" + name }
+func (r *volumeRig) lv(name string) string { return "lvm:" + r.path(name) }
+
+// path is a volume as lvm2 names it.
+func (r *volumeRig) path(name string) string { return r.group + "/" + r.prefix + name }
 
 // fill writes a disc onto a device.
 func fill(t testing.TB, device, disc string) {
@@ -94,26 +134,50 @@ func mapped(t testing.TB) []string {
 }
 
 // device is a volume's name in device-mapper.
-func device(name string) string { return strings.ReplaceAll(group, "-", "--") + "-" + name }
+func (r *volumeRig) device(name string) string {
+	double := strings.NewReplacer("-", "--")
+	return double.Replace(r.group) + "-" + double.Replace(r.prefix+name)
+}
+
+// mine are the devices that are there and of this rig's doing, or its trayd's.
+func (r *volumeRig) mine() []string {
+	r.t.Helper()
+	return slices.DeleteFunc(mapped(r.t), func(name string) bool {
+		return !strings.HasPrefix(name, r.device("")) && !strings.HasPrefix(name, "trayd-")
+	})
+}
 
 // active demands that just these volumes are active: device-mapper says so, not trayd.
 func (r *volumeRig) active(names ...string) {
 	r.t.Helper()
 	var want []string
 	for _, name := range names {
-		want = append(want, device(name))
+		want = append(want, r.device(name))
 	}
 	slices.Sort(want)
-	require.Equal(r.t, slices.Compact(want), mapped(r.t), "active volumes")
+	require.ElementsMatch(r.t, slices.Compact(want), r.mine(), "active volumes")
 }
 
-// soonActive is active for what trayd does after its answer.
-func (r *volumeRig) soonActive(names ...string) {
+// get asks the API.
+func (r *volumeRig) get(path string, into any) error {
+	resp, err := r.api.Get("http://trayd" + path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+// up waits until trayd's API answers, which it does when every machine has had its time.
+func (r *volumeRig) up() {
 	r.t.Helper()
-	want := len(names)
-	require.Eventually(r.t, func() bool { return len(mapped(r.t)) == want }, soon, poll,
-		"active volumes: %v", mapped(r.t))
-	r.active(names...)
+	var vms []agent.VMStatus
+	for end := time.Now().Add(soon); r.get("/v1/vms", &vms) != nil; time.Sleep(5 * time.Millisecond) {
+		require.False(r.t, time.Now().After(end), "trayd does not answer")
+	}
 }
 
 // records is the state file, as it is shown.
@@ -169,9 +233,9 @@ func (r *volumeRig) holds(drive, name string, guest *qemutest.Guest) {
 		r.shows(drive, "", "", guest)
 		return
 	}
-	r.shows(drive, lv(name), name, guest)
+	r.shows(drive, r.lv(name), name, guest)
 	ref := r.records()[drive].Loaded.Medium.Volume
-	require.Equal(r.t, &volume.Ref{Kind: volume.LVM, Name: group + "/" + name}, ref, "in the state file")
+	require.Equal(r.t, &volume.Ref{Kind: volume.LVM, Name: r.path(name)}, ref, "in the state file")
 }
 
 // ok is trayd's own check.

@@ -220,9 +220,13 @@ func (o *Operation) intend(s *session, t *task) error {
 	rec.Asked = nil
 	c := t.change
 	rec.Change = &c
+	rec.keep()
 	if err := o.drive.write(rec, false); err != nil {
 		return newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
 			"the change can't be written to the state file: %w", err)
+	}
+	if c.Target != nil && c.Target.Volume != nil {
+		o.drive.vm.a.volumes.released(*c.Target.Volume) // nobody waits for that any more
 	}
 	o.drive.vm.a.failPoint("intent-written")
 	return nil
