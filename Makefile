@@ -26,6 +26,11 @@ bin/test: deps
 	$(BUILD) -o bin/ ./integration/guestinit ./integration/edge
 .PHONY: bin/test
 
+# What an edge host has installed when tests run in it.
+bin/host: build bin/test
+	@rm -rf $@ && $(MAKE) -s install DESTDIR=$(CURDIR)/$@ && cp bin/trayd-failpoints $@/usr/bin/
+.PHONY: bin/host
+
 # Both must be content: go test, and the report, which counts a skipped test as failed.
 # $(call gotest,NAME,ARGUMENTS OF go test)
 define gotest
@@ -44,14 +49,15 @@ integration: build bin/test ## only what needs a guest, a crash, or systemd (nee
 
 # Tests in files with the build tag edge run inside an edge host, one package at a time:
 # it has two processors, as a machine of CI has.
-EDGE          = -count=1 -p 1 -timeout 10m -tags edge -exec '$(CURDIR)/bin/edge exec'
+# trayd of this checkout is installed there.
+EDGE          = -count=1 -p 1 -timeout 10m -tags edge -exec '$(CURDIR)/bin/edge -install $(CURDIR)/bin/host exec'
 EDGE_PACKAGES = $(shell grep -rl '^//go:build edge$$' --include='*_test.go' . | xargs dirname | sort -u)
 edge edge-test: export CGO_ENABLED = 0
 
-edge: bin/test
+edge: bin/host
 	$(call gotest,edge,$(EDGE) $(EDGE_PACKAGES))
 
-edge-test: bin/test ## tests with the build tag edge: PKG=./integration RUN=TestVolumes
+edge-test: bin/host ## tests with the build tag edge: PKG=./integration RUN=TestVolumes
 	$(GO) test $(EDGE) -v $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(EDGE_PACKAGES))
 
 edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed

@@ -1,4 +1,4 @@
-//go:build integration
+//go:build integration || edge
 
 // Package integration_test runs trayd and trayctl as they are shipped against real
 // QEMU processes, real guests and a real systemd.
@@ -26,42 +26,16 @@ import (
 	"github.com/trayd/trayd/state"
 )
 
-// bin holds the programs under test, built by TestMain.
-var bin string
-
-func TestMain(m *testing.M) {
-	os.Exit(build(m))
-}
-
-func build(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "trayd-bin-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	bin = dir
-	for _, args := range [][]string{
-		{"-o", dir + "/trayd", "../cmd/trayd"},
-		{"-o", dir + "/trayctl", "../cmd/trayctl"},
-		{"-tags", "failpoints", "-o", dir + "/trayd-failpoints", "../cmd/trayd"},
-		{"-o", dir + "/guestinit", "./guestinit"},
-	} {
-		cmd := exec.Command("go", append([]string{"build", "-buildvcs=false"}, args...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "go build %v: %v\n%s", args, err, out)
-			return 1
-		}
-	}
-	return m.Run()
-}
+// bin holds the programs under test: an edge host has them installed, elsewhere TestMain
+// builds them.
+var bin = "/usr/bin"
 
 // rig is one host: a directory with sockets, discs, a state file, and a trayd.
 type rig struct {
 	t      testing.TB
 	dir    string
 	extra  string // more lines of the [tray] section
+	limit  string // command_timeout
 	daemon *exec.Cmd
 	log    bytes.Buffer
 }
@@ -70,7 +44,7 @@ func newRig(t testing.TB) *rig {
 	// Not t.TempDir: a socket's path has 107 bytes, and test names are long.
 	dir, err := os.MkdirTemp("", "trayd-")
 	require.NoError(t, err)
-	r := &rig{t: t, dir: dir}
+	r := &rig{t: t, dir: dir, limit: "2s"}
 	t.Cleanup(func() {
 		r.kill()
 		require.NoError(t, os.RemoveAll(dir))
@@ -116,8 +90,8 @@ func (r *rig) start(failpoint string) {
 	}
 	config := filepath.Join(r.dir, "trayd.toml")
 	require.NoError(r.t, os.WriteFile(config, fmt.Appendf(nil,
-		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = \"2s\"\n[api]\nsocket = %q\n[tray]\n%s\n",
-		filepath.Join(r.dir, "state"), filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.socket(), r.extra), 0o644))
+		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n[tray]\n%s\n",
+		filepath.Join(r.dir, "state"), filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.extra), 0o644))
 	r.daemon = exec.Command(filepath.Join(bin, program), "--config", config)
 	r.daemon.Env = append(os.Environ(), "TRAYD_FAILPOINT="+failpoint)
 	r.daemon.Stdout, r.daemon.Stderr = &r.log, &r.log

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -249,6 +250,60 @@ func inspect(f *os.File, name, path string, capacity int64, validate bool, probe
 	}
 	return nil, newError(NotADisc, "use an ISO 9660 or UDF image; root may insert it all the same with --no-validate",
 		"medium %s: %w", name, err)
+}
+
+// inspectVolume opens and inspects the disc on an active volume. target is what is known
+// of it before; the file is the caller's to close.
+func (a *Agent) inspectVolume(ctx context.Context, v volume.Volume, target *Medium, validate bool) (*os.File, *Medium, error) {
+	f, err := v.Open(ctx, target.Inside)
+	if err != nil {
+		return nil, nil, volumeError(target.Name, err)
+	}
+	type inspected struct {
+		medium *Medium
+		err    error
+	}
+	seen := make(chan inspected, 1)
+	go func() {
+		m, err := inspect(f, target.Name, f.Name(), target.Capacity, validate, &a.prober)
+		seen <- inspected{m, err}
+	}()
+	select {
+	case got := <-seen:
+		if got.err != nil {
+			f.Close()
+			return nil, nil, got.err
+		}
+		m := got.medium
+		m.Volume, m.Inside, m.Foreign = target.Volume, target.Inside, target.Foreign
+		return f, m, nil
+	case <-ctx.Done(): // a device that doesn't answer can't be waited for; it closes when it does
+		go func() { <-seen; f.Close() }()
+		return nil, nil, newError(Unreadable, "is its device still there? nothing was changed in the machine",
+			"medium %s could not be read within %s", target.Name, activateLimit)
+	}
+}
+
+// complete fills in what a record doesn't say of its disc when trayd died between the
+// disc's inspection and the outcome. What can't be found out now stays unknown: the
+// disc is in all the same.
+func (a *Agent) complete(ctx context.Context, in *Loaded) *Loaded {
+	if in == nil || in.Medium.Volume == nil || in.Medium.Path != "" {
+		return in
+	}
+	v, err := a.volumes.storage.Volume(*in.Medium.Volume)
+	if err != nil {
+		return in
+	}
+	f, m, err := a.inspectVolume(ctx, v, &in.Medium, false)
+	if err != nil {
+		a.log.Warn("the disc that was found in the drive can't be inspected", "medium", in.Medium.Name, "error", err)
+		return in
+	}
+	f.Close()
+	known := *in
+	known.Medium = *m
+	return &known
 }
 
 // imageError is the error of an image that can't be had.

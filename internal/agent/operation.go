@@ -223,9 +223,13 @@ func (o *Operation) intend(s *session, t *task) error {
 	rec.Asked = nil
 	c := t.change
 	rec.Change = &c
+	rec.keep()
 	if err := o.drive.write(rec, false); err != nil {
 		return newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
 			"the change can't be written to the state file: %w", err)
+	}
+	if c.Target != nil && c.Target.Volume != nil {
+		o.drive.vm.a.volumes.released(*c.Target.Volume) // nobody waits for that any more
 	}
 	o.drive.vm.a.failPoint("intent-written")
 	return nil
@@ -254,33 +258,10 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) error {
 		return o.about(volumeError(target.Name, err))
 	}
 	a.failPoint("volume-activated")
-	f, err := t.volume.Open(ctx, target.Inside)
-	if err != nil {
-		return o.about(volumeError(target.Name, err))
+	var medium *Medium
+	if t.file, medium, err = a.inspectVolume(ctx, t.volume, target, !o.req.NoValidate); err != nil {
+		return o.about(err)
 	}
-	type inspected struct {
-		medium *Medium
-		err    error
-	}
-	seen := make(chan inspected, 1)
-	go func() {
-		m, err := inspect(f, target.Name, f.Name(), target.Capacity, !o.req.NoValidate, &a.prober)
-		seen <- inspected{m, err}
-	}()
-	var got inspected
-	select {
-	case got = <-seen:
-		t.file = f
-	case <-ctx.Done(): // a device that doesn't answer can't be waited for; it closes when it does
-		go func() { <-seen; f.Close() }()
-		got.err = newError(Unreadable, "is its device still there? nothing was changed in the machine",
-			"medium %s could not be read within %s", target.Name, activateLimit)
-	}
-	if got.err != nil {
-		return o.about(got.err)
-	}
-	medium := got.medium
-	medium.Volume, medium.Inside, medium.Foreign = target.Volume, target.Inside, target.Foreign
 	// Known from here on, and durable with the outcome.
 	rec := o.drive.record()
 	c := *rec.Change

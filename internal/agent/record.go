@@ -150,6 +150,7 @@ func (r *Record) usesVolume(v volume.Ref) bool {
 // letGo queues for release what the record used before and doesn't use now. Volumes
 // that somebody else had activated are left alone.
 func (r *Record) letGo(before *Record, now time.Time) {
+	r.keep()
 	r.Releasing = slices.Clone(r.Releasing)
 	for _, m := range before.uses() {
 		queued := slices.ContainsFunc(r.Releasing, func(q Releasing) bool { return q.Volume == *m.Volume })
@@ -157,6 +158,14 @@ func (r *Record) letGo(before *Record, now time.Time) {
 			r.Releasing = append(r.Releasing, Releasing{Volume: *m.Volume, Since: now})
 		}
 	}
+	if len(r.Releasing) == 0 {
+		r.Releasing = nil
+	}
+}
+
+// keep takes off the queue what the record uses again.
+func (r *Record) keep() {
+	r.Releasing = slices.DeleteFunc(slices.Clone(r.Releasing), func(q Releasing) bool { return r.usesVolume(q.Volume) })
 	if len(r.Releasing) == 0 {
 		r.Releasing = nil
 	}

@@ -14,7 +14,7 @@ import (
 // with a new observation.
 func (d *drive) carryOut(ctx context.Context, s *session, obs Observation, st Step) error {
 	if w, ok := st.(Write); ok {
-		return d.writeOutcome(obs, w)
+		return d.writeOutcome(ctx, obs, w)
 	}
 	if r, ok := st.(Release); ok {
 		_ = d.release(ctx, r.Volume) // noted, and tried again: it holds nothing up
@@ -70,8 +70,9 @@ func stepName(st Step) string {
 
 // writeOutcome makes a planned record durable and says what it means. The record
 // of a machine that is no more goes altogether.
-func (d *drive) writeOutcome(obs Observation, w Write) error {
+func (d *drive) writeOutcome(ctx context.Context, obs Observation, w Write) error {
 	rec := w.Record
+	rec.Loaded = d.vm.a.complete(ctx, rec.Loaded)
 	if obs.VM == Gone && rec.empty() {
 		if err := d.vm.a.journal.Delete(recordKey(rec.VM, rec.Drive)); err != nil {
 			return fmt.Errorf("write the outcome to the state file: %w", err)
