@@ -305,10 +305,7 @@ func (d *drive) releasesDue(rec Record) bool {
 
 // releasedAll lets go of a machine that has ended and whose last volume was released.
 func (v *vm) releasedAll(d *drive) {
-	v.mu.Lock()
-	ended := v.ended && v.session == nil
-	v.mu.Unlock()
-	if ended {
+	if v.hasEnded() {
 		d.dropRecord()
 		v.a.forget(v)
 	}
