@@ -70,6 +70,8 @@ bench: build bin/test ## the figures, side by side with the raw floor and virsh,
 	@integration/install-deps bench
 	$(BUILD) -o bin/ ./integration/bench/bare
 	@$(GO) run -buildvcs=false ./integration/bench -bin bin
+	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && $(BUILD) -o $$root/usr/bin/trayd-bench ./integration/bench && \
+		bin/edge -install $$root shell trayd-bench -bin /usr/bin -only volumes
 
 lint: ## gofmt, vet, a tidy go.mod, and both architectures build
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }

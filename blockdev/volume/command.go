@@ -32,13 +32,20 @@ type output struct {
 	took   time.Duration
 }
 
-// words are a tool's own, on one line.
+// words are a tool's own, on one line, without those that lvm2 has for every command of
+// a service that isn't root's.
 func (o output) words() string {
-	s := strings.Join(strings.Fields(strings.ReplaceAll(o.stderr, "\n", "; ")), " ")
-	if s = strings.Trim(s, "; "); s == "" {
+	var lines []string
+	for _, line := range strings.Split(o.stderr, "\n") {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "WARNING: Running as a non-root user") && !strings.HasPrefix(line, "WARNING: setpriority") {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
 		return fmt.Sprintf("exit status %d", o.code)
 	}
-	return s
+	return strings.Join(lines, "; ")
 }
 
 // findTool is the path of a tool.

@@ -24,7 +24,7 @@ type subject struct {
 	content []byte // what it begins with
 	rel     string // the file in it, of a file system
 	other   *subject
-	absent  Ref             // can be activated no more than it exists
+	absent  Ref              // can be activated no more than it exists
 	foreign func(*testing.T) // has somebody else activate it; nil: nobody else can
 	// always is set of those that are active as long as they exist.
 	always bool

@@ -103,7 +103,7 @@ func (v *dmVolume) activate(ctx context.Context, made *bool) error {
 	}
 	defer t.close()
 	if there && d.Live && !d.Suspended {
-		live, err := dmTable(v.device())
+		_, live, _, err := dmTable(v.device())
 		if err != nil {
 			return v.failed(err)
 		}
@@ -210,7 +210,8 @@ func (v *dmVolume) Release(ctx context.Context) error { return v.host.do(ctx, v.
 
 // remove removes the device, once nobody has it open.
 func (v *dmVolume) remove(ctx context.Context) error {
-	for {
+	const tries = 5
+	for try := 1; ; try++ {
 		var d dmDevice
 		var there bool
 		err := await(ctx, releaseWait, func() (bool, error) {
@@ -229,7 +230,7 @@ func (v *dmVolume) remove(ctx context.Context) error {
 			return busy(ctx, v.ref, d.rdev())
 		}
 		err = dmRemove(v.device())
-		if errors.Is(err, unix.EBUSY) && ctx.Err() == nil {
+		if errors.Is(err, unix.EBUSY) && try < tries {
 			continue // somebody was quicker: wait for them as for the others
 		}
 		if err != nil && !errors.Is(err, unix.ENXIO) {

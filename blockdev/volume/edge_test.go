@@ -174,6 +174,78 @@ func TestLVMReadOnly(t *testing.T) {
 	require.Equal(t, seqno, tool(t, "vgs", "--noheadings", "--options", "vg_seqno", "vg-a"))
 }
 
+// Whenever its time ends, an activation has either succeeded or left nothing, and so
+// has the making of a volume.
+func TestLVMInterrupted(t *testing.T) {
+	ctx := context.Background()
+	group(t, "vg-a")
+	h := NewHost("edge", Options{})
+	v := volumeOf(t, h, linear(t, "vg-a", "disc", content(4, testSize)))
+	volumes := func() int {
+		list, err := h.ListLVs(ctx, "vg-a")
+		require.NoError(t, err)
+		return len(list)
+	}
+	// Work that was left behind needs a while to put things back.
+	const while = 20 * time.Second
+	cut := 0
+	for limit := 10 * time.Millisecond; limit < 800*time.Millisecond; limit += 110 * time.Millisecond {
+		short, cancel := context.WithTimeout(ctx, limit)
+		err := v.Activate(short)
+		cancel()
+		active := func() bool {
+			st, err := v.State(ctx)
+			require.NoError(t, err)
+			return st.Active
+		}
+		if err != nil {
+			cut++
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Eventually(t, func() bool { return !active() }, while, 100*time.Millisecond, "after %v: %v", limit, err)
+		} else {
+			require.True(t, active())
+		}
+		require.NoError(t, v.Release(ctx))
+
+		short, cancel = context.WithTimeout(ctx, limit)
+		err = h.CreateLV(short, "vg-a", "new", testSize)
+		cancel()
+		if err != nil {
+			cut++
+			require.Eventually(t, func() bool { return volumes() == 1 }, while, time.Second, "after %v: %v", limit, err)
+		} else {
+			require.Equal(t, 2, volumes())
+		}
+		require.NoError(t, h.RemoveLV(ctx, "vg-a", "new"))
+	}
+	require.Greater(t, cut, 4)
+	t.Logf("%d were cut off", cut)
+}
+
+// A mount and a device above hold a volume as processes do.
+func TestHeldFromAbove(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	image := fileSystem(t, dir, "above", content(1, testSize))
+	h := NewHost("edge", Options{DM: []Definition{{Name: "disc", Linear: []Extent{{Device: image}}}}})
+	v := volumeOf(t, h, Ref{DM, "disc"})
+	require.NoError(t, v.Activate(ctx))
+	f, err := v.Open(ctx, "")
+	require.NoError(t, err)
+	device := f.Name()
+	require.NoError(t, f.Close())
+	tool(t, "mount", "-o", "ro,noload", device, dir)
+	var busy *BusyError
+	require.ErrorAs(t, v.Release(ctx), &busy)
+	require.Equal(t, []Holder{{Name: "mount " + dir}}, busy.Holders)
+	tool(t, "umount", dir)
+	tool(t, "dmsetup", "create", "above", "--readonly", "--table", "0 8 linear "+device+" 0")
+	require.ErrorAs(t, v.Release(ctx), &busy)
+	require.Equal(t, []Holder{{Name: "device-mapper device above"}}, busy.Holders)
+	require.EqualError(t, busy, "volume dm:disc is held open by device-mapper device above")
+	tool(t, "dmsetup", "remove", "--retry", "above")
+	require.NoError(t, v.Release(ctx))
+}
+
 // The time that a volume takes besides lvm2's own.
 func TestLVMOverhead(t *testing.T) {
 	ctx := context.Background()

@@ -105,21 +105,27 @@ func text(b []byte) string {
 	return string(b)
 }
 
-// dmTable reads a device's live table back, dmInfo its targets' status. Neither waits
-// for I/O.
-func dmTable(name string) ([]dmTarget, error) { return dmTargets(name, unix.DM_STATUS_TABLE_FLAG) }
+// dmTable looks a device up like dmStatus, with its live table, and dmInfo with its
+// targets' status. Neither waits for I/O.
+func dmTable(name string) (dmDevice, []dmTarget, bool, error) {
+	return dmTargets(name, unix.DM_STATUS_TABLE_FLAG|unix.DM_NOFLUSH_FLAG)
+}
 
-func dmInfo(name string) ([]dmTarget, error) { return dmTargets(name, unix.DM_NOFLUSH_FLAG) }
+func dmInfo(name string) (dmDevice, []dmTarget, bool, error) {
+	return dmTargets(name, unix.DM_NOFLUSH_FLAG)
+}
 
-func dmTargets(name string, flags uint32) ([]dmTarget, error) {
+func dmTargets(name string, flags uint32) (d dmDevice, all []dmTarget, ok bool, err error) {
 	head, data, err := dmCall(unix.DM_TABLE_STATUS, flags, 0, name, "", 0, nil)
-	if err != nil {
-		return nil, err
+	switch {
+	case errors.Is(err, unix.ENXIO), errors.Is(err, os.ErrNotExist): // no device; no device-mapper
+		return d, nil, false, nil
+	case err != nil:
+		return d, nil, false, fmt.Errorf("device-mapper doesn't say what %s is: %w", name, err)
 	}
-	var all []dmTarget
 	for at, n := 0, int(head.Target_count); n > 0; n-- {
 		if at+unix.SizeofDmTargetSpec > len(data) {
-			return nil, fmt.Errorf("device-mapper's table of %s is cut short", name)
+			return d, nil, false, fmt.Errorf("device-mapper's table of %s is cut short", name)
 		}
 		spec := (*unix.DmTargetSpec)(unsafe.Pointer(&data[at]))
 		all = append(all, dmTarget{
@@ -128,7 +134,7 @@ func dmTargets(name string, flags uint32) ([]dmTarget, error) {
 		})
 		at = int(spec.Next) // of a reply: from the data's start
 	}
-	return all, nil
+	return describe(head), all, true, nil
 }
 
 // dmNames lists the names that begin with prefix.

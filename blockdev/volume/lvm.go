@@ -93,10 +93,17 @@ func (v *lvmVolume) look() (dmDevice, bool, error) {
 	switch {
 	case err != nil:
 		return d, false, v.failed(err.Error(), err)
-	case ok && !strings.HasPrefix(d.UUID, "LVM-"):
-		return d, false, v.failed(fmt.Sprintf("the device-mapper device %s is none of lvm2's: its uuid is %q", d.Name, d.UUID), nil)
+	case !ok:
+		return d, false, nil
 	}
-	return d, ok && d.Live, nil
+	return d, d.Live, v.ours(d)
+}
+
+func (v *lvmVolume) ours(d dmDevice) error {
+	if !strings.HasPrefix(d.UUID, "LVM-") {
+		return v.failed(fmt.Sprintf("the device-mapper device %s is none of lvm2's: its uuid is %q", d.Name, d.UUID), nil)
+	}
+	return nil
 }
 
 func (v *lvmVolume) failed(detail string, err error) error {
@@ -137,53 +144,58 @@ func (v *lvmVolume) Activate(ctx context.Context) error {
 }
 
 func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
-	_, active, err := v.look()
-	if err != nil {
-		return err
-	}
-	if active {
-		return v.check() // whoever activated it
+	if active, err := v.check(); active || err != nil {
+		return err // whoever activated it
 	}
 	// Read-only without a change of the metadata: this command alone sees the list.
 	config := strings.Replace(lvmConfig, "activation{", fmt.Sprintf("activation{read_only_volume_list=[%q] ", v.ref.Name), 1)
 	o, err := v.host.lvm(ctx, "lvchange", "--config", config, "--activate", "y", "--select", suitable, v.ref.Name)
 	if err == nil && o.code == 0 {
-		if _, active, err = v.look(); err == nil && active {
-			if err = v.check(); err == nil {
-				*made = true
-				return nil
-			}
+		var active bool
+		if active, err = v.check(); err == nil && active {
+			*made = true
+			return nil
 		}
 	}
 	clean := context.WithoutCancel(ctx)
 	if d, there, e := dmStatus(v.device()); e == nil && there && strings.HasPrefix(d.UUID, "LVM-") {
 		_ = v.release(clean) // as it was before
 	}
-	if err != nil {
+	var refused *Error
+	switch {
+	case errors.As(err, &refused):
+		return err
+	case err != nil:
 		return v.host.lvmError(v.ref, "lvchange", o, err)
 	}
 	return v.diagnose(ctx, o)
 }
 
-// check refuses an active volume of a kind that isn't activated either. Its table says
-// what it is.
-func (v *lvmVolume) check() error {
-	table, err := dmTable(v.device())
+// check reports whether the volume is active. One of a kind that wouldn't be activated
+// is refused when it is active, too: its table says what it is.
+func (v *lvmVolume) check() (active bool, err error) {
+	d, table, ok, err := dmTable(v.device())
 	if err != nil {
-		return v.failed("its table can't be read: "+err.Error(), err)
+		return false, v.failed(err.Error(), err)
+	}
+	if !ok {
+		return false, nil
+	}
+	if err := v.ours(d); err != nil {
+		return false, err
 	}
 	for _, t := range table {
 		switch t.Type {
 		case "linear", "striped", "raid", "mirror", "snapshot-origin":
 		case "snapshot", "snapshot-merge":
-			return v.isSnapshot()
+			return false, v.isSnapshot()
 		case "thin", "thin-pool":
-			return v.isThin()
+			return false, v.isThin()
 		default:
-			return v.isOther(t.Type)
+			return false, v.isOther(t.Type)
 		}
 	}
-	return nil
+	return d.Live, nil
 }
 
 func (v *lvmVolume) isSnapshot() error {

@@ -121,7 +121,8 @@ func (h *Host) space(ctx context.Context, ref Ref) (GroupSpace, error) {
 
 // CreateLV makes a logical volume of at least size bytes, rounded up to the group's
 // extents. It is active, writable until it is released, and tagged as incomplete until
-// FinishLV: what an interrupted one left is known by that. Nothing is zeroed. The
+// FinishLV: what an interrupted one left is known by that. Nothing is zeroed. When ctx
+// ends, what was made is removed, within seconds after the return at the latest. The
 // error is an *Error, for lack of room with the Reason NoSpace and the figures.
 func (h *Host) CreateLV(ctx context.Context, vg, lv string, size int64) error {
 	v, err := h.lvOf(vg, lv)
@@ -229,9 +230,16 @@ func (h *Host) RemoveLV(ctx context.Context, vg, lv string) error {
 	return h.do(ctx, v.ref, v.delete, nil)
 }
 
+// delete removes the volume once nobody has it open; lvremove deactivates it itself.
 func (v *lvmVolume) delete(ctx context.Context) error {
-	if err := v.release(ctx); err != nil {
+	d, there, err := v.idle(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return late(v.ref, err)
+	case err != nil:
 		return err
+	case there && d.Open > 0:
+		return busy(ctx, v.ref, d.rdev())
 	}
 	o, err := v.host.lvm(ctx, "lvremove", "--config", lvmConfig, "--yes", v.ref.Name)
 	if err != nil {
@@ -246,6 +254,9 @@ func (v *lvmVolume) delete(ctx context.Context) error {
 	}
 	if !slices.ContainsFunc(list, func(i LVInfo) bool { return i.Name == v.lv }) {
 		return nil
+	}
+	if d, there, err := v.look(); err == nil && there && d.Open > 0 { // somebody was quicker
+		return busy(ctx, v.ref, d.rdev())
 	}
 	return v.host.lvmError(v.ref, "lvremove", o, nil)
 }

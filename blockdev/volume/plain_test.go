@@ -1,9 +1,13 @@
 package volume
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,6 +77,63 @@ func TestLoopOrphan(t *testing.T) {
 	orphans, err = again.Orphans(ctx)
 	require.NoError(t, err)
 	require.Empty(t, orphans)
+}
+
+// Loop devices are taken by many at once, and each gets its own file's.
+func TestLoopsAtOnce(t *testing.T) {
+	needRoot(t)
+	ctx, dir := context.Background(), t.TempDir()
+	h := NewHost("loops", Options{})
+	var group errgroup
+	for i := range 12 {
+		disc := content(int64(i), 64<<10)
+		v := volumeOf(t, h, Ref{Loop, file(t, dir, fmt.Sprint(i), disc)})
+		group.Go(func() error {
+			for range 3 {
+				if err := v.Activate(ctx); err != nil {
+					return err
+				}
+				f, err := v.Open(ctx, "")
+				if err != nil {
+					return err
+				}
+				got := make([]byte, len(disc))
+				_, err = f.ReadAt(got, 0)
+				if err = errors.Join(err, f.Close()); err != nil {
+					return err
+				}
+				if !bytes.Equal(disc, got) {
+					return errors.New("another's content")
+				}
+				if err := v.Release(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, group.Wait())
+}
+
+// errgroup joins what goroutines return.
+type errgroup struct {
+	wait sync.WaitGroup
+	mu   sync.Mutex // guards errs
+	errs []error
+}
+
+func (g *errgroup) Go(f func() error) {
+	g.wait.Go(func() {
+		err := f()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.errs = append(g.errs, err)
+	})
+}
+
+func (g *errgroup) Wait() error {
+	g.wait.Wait()
+	return errors.Join(g.errs...)
 }
 
 func TestBadNames(t *testing.T) {

@@ -5,6 +5,27 @@
 // It knows nothing of drives, of machines, and of who uses a volume: its caller counts
 // the users, calls Activate before the first and Release after the last, and keeps a
 // Ref durable in between.
+//
+// # How it asks
+//
+// Whether a volume is active, whose it is and whether it is held open is asked of the
+// kernel each time, by device-mapper's ioctls and by sysfs; nothing is remembered. What
+// this package makes carries its Host's mark: a device-mapper device in its uuid
+// (TRAYD-MARK-NAME), a loop device in its lo_file_name. lvm2 is run once to activate a
+// logical volume and once to deactivate it; only when that fails are its reports read.
+//
+// # What it needs
+//
+//   - device-mapper, logical volumes: CAP_SYS_ADMIN, /dev/mapper/control, and the kernel's
+//     /dev with all its block devices (not systemd's PrivateDevices=; with DeviceAllow=
+//     both of them "rw": a table that is loaded is checked for it, read-only or not)
+//   - logical volumes, for another user than root: CAP_DAC_OVERRIDE, CAP_FOWNER (lvm2
+//     opens disks with O_NOATIME), and /run/lock/lvm, which is lvm2's and has to be
+//     writable; CAP_SYS_NICE and @resources aren't needed
+//   - loop devices: /dev/loop-control, Linux 5.8
+//   - mounts: CAP_SYS_ADMIN, mount(2) and umount2(2) (@mount), and a mount namespace that
+//     outlives this process and that others see: not PrivateMounts=
+//   - the names of holders: CAP_SYS_PTRACE; what Watch hears at once: AF_NETLINK
 package volume
 
 import (
@@ -51,7 +72,8 @@ func ParseRef(s string) (Ref, error) {
 type Volume interface {
 	Ref() Ref
 	// Activate makes the volume readable. An active one is a success, whoever
-	// activated it. After an error it is as it was before.
+	// activated it. After an error it is as it was before; if ctx ended and lvm2 or the
+	// kernel hangs, it will be when that ends, and until then all other calls wait.
 	Activate(ctx context.Context) error
 	// Open opens the active volume for reading: its device by number, never by a
 	// link that udev makes. rel names a file inside a Mount, beneath which it stays,
@@ -71,7 +93,9 @@ type Volume interface {
 type State struct {
 	Active bool
 	// Held is set when somebody, this process left out as far as that can be told, holds
-	// it open. Nothing is said of a Mount: only the attempt to end it tells.
+	// it open. Nothing is said of a Mount: only the attempt to end it tells. Of a Loop it
+	// is said once a Release was tried, and it goes by itself when it is held no more.
+	// Files and Blocks have nothing to release.
 	Held bool
 }
 

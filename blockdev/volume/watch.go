@@ -169,10 +169,7 @@ func (h *Host) Corrupted(_ context.Context, ref Ref) (bool, error) {
 // corrupted reads a device's status: dm-verity's begins with V as long as every read
 // was right, and with C from the first that wasn't.
 func corrupted(name string) (bool, error) {
-	targets, err := dmInfo(name)
-	if errors.Is(err, unix.ENXIO) {
-		return false, nil
-	}
+	_, targets, _, err := dmInfo(name)
 	for _, t := range targets {
 		if t.Type == "verity" && strings.HasPrefix(t.Params, "C") {
 			return true, err

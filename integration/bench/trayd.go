@@ -32,8 +32,8 @@ type daemon struct {
 func (b *bench) startTrayd(dir string) (*daemon, error) {
 	d := &daemon{socket: filepath.Join(dir, "api.sock")}
 	config := filepath.Join(dir, "trayd.toml")
-	text := fmt.Sprintf("state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\n[api]\nsocket = %q\n",
-		filepath.Join(dir, "state"), filepath.Join(dir, "run/*.qmp"), b.dir, d.socket)
+	text := fmt.Sprintf("state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\n[api]\nsocket = %q\n%s",
+		filepath.Join(dir, "state"), filepath.Join(dir, "run/*.qmp"), b.dir, d.socket, b.extra)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
@@ -88,13 +88,17 @@ func (d *daemon) stop() {
 	}
 }
 
-// change is one change over the warm API connection.
-func (d *daemon) change(vm, disc string) error {
+// change, insert and eject are each one request over the warm API connection.
+func (d *daemon) change(vm, disc string) error { return d.request(vm, wire.Replace, disc) }
+func (d *daemon) insert(vm, disc string) error { return d.request(vm, wire.Insert, disc) }
+func (d *daemon) eject(vm string) error        { return d.request(vm, wire.Eject, "") }
+
+func (d *daemon) request(vm, verb, disc string) error {
 	body, err := json.Marshal(wire.ChangeRequest{Medium: disc})
 	if err != nil {
 		return err
 	}
-	resp, err := d.client.Post("http://trayd/v1/vms/"+vm+"/drives/cd0/change", "application/json", bytes.NewReader(body))
+	resp, err := d.client.Post("http://trayd/v1/vms/"+vm+"/drives/cd0/"+verb, "application/json", bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -107,15 +111,19 @@ func (d *daemon) change(vm, disc string) error {
 }
 
 // machines starts n machines named prefix0, prefix1, … whose sockets lie in dir/run.
-func (b *bench) machines(dir, prefix string, n int) error {
+// more are further arguments; without any they are stopped.
+func (b *bench) machines(dir, prefix string, n int, more ...string) error {
+	if len(more) == 0 {
+		more = []string{"-S"}
+	}
 	run := filepath.Join(dir, "run")
 	if err := os.MkdirAll(run, 0o755); err != nil {
 		return err
 	}
 	for i := range n {
 		name := fmt.Sprintf("%s%d", prefix, i)
-		cmd := exec.Command(qemutest.Binary(), "-S", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "16", "-M", "q35",
-			"-device", "ide-cd,id=cd0,bus=ide.0", "-qmp", "unix:"+filepath.Join(run, name+".qmp")+",server=on,wait=off")
+		cmd := exec.Command(qemutest.Binary(), append([]string{"-accel", "tcg", "-nodefaults", "-display", "none", "-m", "16", "-M", "q35",
+			"-device", "ide-cd,id=cd0,bus=ide.0", "-qmp", "unix:" + filepath.Join(run, name+".qmp") + ",server=on,wait=off"}, more...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
 			return fmt.Errorf("%w (Debian: qemu-system-x86)", err)

@@ -335,6 +335,9 @@ func volumeError(name string, err error) error {
 	case volume.BadName:
 		code = BadRequest
 	}
+	if e.Ref.String() == name {
+		return newError(code, e.Next, "medium %s: %s", name, e.Detail)
+	}
 	return newError(code, e.Next, "medium %s: %w", name, err)
 }
 

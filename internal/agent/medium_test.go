@@ -3,7 +3,9 @@ package agent
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -144,4 +146,32 @@ func TestNoValidate(t *testing.T) {
 	r.holds("vm", "")
 	r.done(Insert, "vm", text, noValidate, privileged)
 	r.holds("vm", text)
+}
+
+// TestBlockDevice: a block device beneath a root is a disc like any file.
+func TestBlockDevice(t *testing.T) {
+	strategies(t, func(t *testing.T, strategy func(*Options)) {
+		r := newRig(t, strategy, func(o *Options) { o.MediaRoots = append(o.MediaRoots, "/dev") })
+		file := r.disc("ON_DEVICE")
+		out, err := exec.Command("/sbin/losetup", "--find", "--show", "--read-only", file).CombinedOutput()
+		require.NoError(t, err, "root, and loop devices, are needed: %s", out)
+		device := strings.TrimSpace(string(out))
+		t.Cleanup(func() { require.NoError(t, exec.Command("/sbin/losetup", "--detach", device).Run()) })
+		for _, kind := range []qemutest.Drive{qemutest.SATA, qemutest.SCSI} {
+			m := r.machine(kind.Name, kind)
+			if r.agent == nil {
+				r.start()
+			}
+			r.within("the machine to answer", func() bool { st, err := r.agent.VM(t.Context(), kind.Name); return err == nil && st.Answered })
+			r.done(Insert, kind.Name, "block:"+device)
+			r.holds(kind.Name, "block:"+device)
+			require.Equal(t, "ON_DEVICE", m.Guest(t).Volume())
+			r.done(Replace, kind.Name, device) // the same, said in another way
+			r.done(Eject, kind.Name, "", force)
+			r.within("QEMU to let the device go", func() bool { return len(m.OpenFiles(t, device)) == 0 })
+		}
+		r.refused(OutsideRoots, Insert, "virtio-scsi", "block:/etc/passwd")
+		r.refused(NoSuchMedium, Insert, "virtio-scsi", "block:/dev/no-such-device")
+		r.refused(Unreadable, Insert, "virtio-scsi", "/dev/null")
+	})
 }

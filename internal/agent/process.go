@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process tells one QEMU from the next of the same name: a pid alone is used
@@ -32,6 +34,36 @@ func (p Process) alive(boot string) bool {
 		return false
 	}
 	return p.Start == "" || p.Start == boot+"/"+string(fields[19])
+}
+
+// watch opens the process's end: the file becomes readable then (pidfd_open(2), Linux
+// 5.10 for PIDFD_NONBLOCK). It is nil where the kernel can't, or the process is gone.
+func (p Process) watch(boot string) *os.File {
+	if p.PID <= 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	if !p.alive(boot) { // the number may be another's by now
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// awaitEnd waits until the process has ended, or the file is closed.
+func awaitEnd(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	})
 }
 
 // stopped reports whether the process is stopped by a signal or a debugger.

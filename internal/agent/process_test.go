@@ -20,10 +20,7 @@ func TestMachineEnds(t *testing.T) {
 			m := r.machine("vm", qemutest.IDE)
 			r.start()
 			r.done(Insert, "vm", r.disc("DISC_A"))
-			m.Kill()
-			if attach == OnDemand {
-				r.agent.vm("vm").lookSoon() // nobody is connected: the periodic look finds it
-			}
+			m.Kill() // on demand nobody is connected then
 			require.Contains(t, r.event(EventReleased).Detail, "ended")
 			r.event(EventVMEnded)
 			require.Empty(t, r.agent.Records())

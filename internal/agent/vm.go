@@ -184,10 +184,10 @@ func (v *vm) supervise(ctx context.Context) {
 		if o := v.a.opts(); o.Attach == OnDemand && errors.Is(err, qmp.ErrHeld) {
 			pause = o.Look // somebody else is at the monitor, as is meant
 		}
-		if !v.sleep(ctx, pause) {
-			return
-		}
 		backoff = min(2*backoff, maxBackoff)
+		if v.sleep(ctx, pause) {
+			backoff = minBackoff // a new socket exists a moment before QEMU listens on it
+		}
 	}
 }
 
@@ -215,22 +215,35 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 		}
 	}
 	release()
+	// Nobody is connected who would see the machine's end, and its volumes are to be off
+	// within a second of it.
+	gone := make(chan struct{})
+	if f := s.process.watch(v.a.boot); f != nil {
+		defer f.Close()
+		v.a.start(func() {
+			if awaitEnd(f) == nil {
+				close(gone)
+			}
+		})
+	}
 	select {
 	case <-ctx.Done():
 	case <-v.kick:
+	case <-gone:
 	}
 }
 
-func (v *vm) sleep(ctx context.Context, d time.Duration) bool {
+// sleep waits, and reports whether it was kicked.
+func (v *vm) sleep(ctx context.Context, d time.Duration) (kicked bool) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return false
-	case <-v.kick:
 	case <-t.C:
+	case <-v.kick:
+		kicked = true
 	}
-	return true
+	return kicked
 }
 
 // hasSocket reports whether the socket is still there; without it the supervisor

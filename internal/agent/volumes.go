@@ -264,6 +264,10 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 }
 
 func (d *drive) releaseFailed(ref volume.Ref, err error) error {
+	var busy *volume.BusyError
+	if errors.As(err, &busy) && slices.ContainsFunc(busy.Holders, func(h volume.Holder) bool { return h.PID != 0 && h.PID == d.record().Process.PID }) {
+		err = fmt.Errorf("%w: the machine's own QEMU, which keeps a disc that was taken out as long as the machine is paused (QEMU before 10)", err)
+	}
 	if first := d.vm.a.volumes.failed(ref, err); first {
 		d.vm.a.publish(Event{Type: EventReleaseWaits, VM: d.vm.name, Drive: d.name, Detail: err.Error()})
 	}

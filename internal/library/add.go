@@ -140,7 +140,10 @@ func (l *Library) addLV(ctx context.Context, p Pool, i *Image, content io.Reader
 	if err := l.journal.Put(key(i.Pool, i.Name), i); err != nil {
 		return problem(Failed, "see `trayctl state check`", "image %s can't be written to the catalogue: %w", i.Name, err)
 	}
-	return l.finish(ctx, p, i)
+	if err := l.finish(ctx, p, i); err != nil {
+		return errors.Join(err, l.journal.Delete(key(i.Pool, i.Name)))
+	}
+	return nil
 }
 
 // finish takes the mark off a logical volume that is whole and in the catalogue, and
@@ -155,7 +158,7 @@ func (l *Library) finish(ctx context.Context, p Pool, i *Image) error {
 		err = v.Release(ctx)
 	}
 	if err != nil {
-		return errors.Join(volumeProblem(i, p, err), l.journal.Delete(key(i.Pool, i.Name)))
+		return volumeProblem(i, p, err)
 	}
 	return nil
 }
@@ -274,7 +277,7 @@ func (l *Library) Remove(ctx context.Context, pool, name string, users func(Plac
 }
 
 // Clean puts in order what additions that were cut off have left: it finishes what is
-// in the catalogue and removes the rest. It is for the start, before anything is added.
+// in the catalogue and removes the rest. What is being added meanwhile is left alone.
 func (l *Library) Clean(ctx context.Context) error {
 	var errs []error
 	for _, p := range l.list() {
@@ -282,25 +285,35 @@ func (l *Library) Clean(ctx context.Context) error {
 		case Dir:
 			left, _ := filepath.Glob(filepath.Join(p.Path, ".*"+partial)) // the pattern is right
 			for _, path := range left {
-				errs = append(errs, os.Remove(path))
+				name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "."), partial)
+				errs = append(errs, l.alone(p, name, func() error { return os.Remove(path) }))
 			}
 		case LVM:
 			lvs, err := l.storage.ListLVs(ctx, p.VG)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
+			errs = append(errs, err)
 			for _, lv := range lvs {
-				if !lv.Incomplete {
-					continue
-				}
-				if i, ok := l.Image(p.Name, lv.Name); ok {
-					errs = append(errs, l.finish(ctx, p, &i))
-				} else {
-					errs = append(errs, l.storage.RemoveLV(ctx, p.VG, lv.Name))
+				if lv.Incomplete {
+					errs = append(errs, l.alone(p, lv.Name, func() error { return l.cleanLV(ctx, p, lv.Name) }))
 				}
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// alone does something about an image unless it is being added or removed.
+func (l *Library) alone(p Pool, name string, f func() error) error {
+	done, err := l.occupy(p.Name, name)
+	if err != nil {
+		return nil
+	}
+	defer done()
+	return f()
+}
+
+func (l *Library) cleanLV(ctx context.Context, p Pool, name string) error {
+	if i, ok := l.Image(p.Name, name); ok {
+		return l.finish(ctx, p, &i)
+	}
+	return l.storage.RemoveLV(ctx, p.VG, name)
 }

@@ -16,6 +16,13 @@ import (
 // but the Guest touches the drive.
 func Idle(t testing.TB, dir string) []string {
 	t.Helper()
+	args, err := WriteIdle(dir)
+	require.NoError(t, err)
+	return args
+}
+
+// WriteIdle is Idle without a test.
+func WriteIdle(dir string) ([]string, error) {
 	// The smallest size of a ROM that QEMU takes; the reset vector is 16 bytes
 	// before its end.
 	rom := make([]byte, 64<<10)
@@ -25,8 +32,7 @@ func Idle(t testing.TB, dir string) []string {
 		0xEB, 0xFD, // jmp to the hlt
 	})
 	path := filepath.Join(dir, "idle.rom")
-	require.NoError(t, os.WriteFile(path, rom, 0o600))
-	return []string{"-bios", path}
+	return []string{"-bios", path}, os.WriteFile(path, rom, 0o600)
 }
 
 // Run lets a machine run that Start left stopped (-S), through any of its monitors.
