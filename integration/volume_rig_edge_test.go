@@ -57,6 +57,9 @@ func newVolumeRigNamed(t *testing.T, prefix string, discs ...string) *volumeRig 
 	}}
 	t.Cleanup(func() {
 		r.kill()
+		for _, name := range mounted(t, "self") {
+			tool(t, "umount", "/run/trayd/mounts/"+name)
+		}
 		for _, name := range r.mine() {
 			tool(t, "dmsetup", "remove", "--retry", name)
 		}

@@ -315,6 +315,34 @@ func (v *vm) releasedAll(d *drive) {
 	}
 }
 
+// remount mounts again what drives use and what has gone with the mount namespace that a
+// unit's sandbox gave the trayd before. QEMU holds its file open all the while.
+func (a *Agent) remount() {
+	for ref, users := range a.users() {
+		if ref.Kind != volume.Mount || !slices.ContainsFunc(users, func(u VolumeUser) bool { return u.State == StateLoaded && !u.Foreign }) {
+			continue
+		}
+		if err := a.activateAgain(ref); err != nil && a.ctx.Err() == nil {
+			a.log.Warn("a file system that drives use can't be mounted again", "volume", ref.String(), "error", err)
+		}
+	}
+}
+
+func (a *Agent) activateAgain(ref volume.Ref) error {
+	ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
+	defer cancel()
+	unlock, err := a.volumes.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := a.volumes.storage.Volume(ref)
+	if err != nil || len(a.users()[ref]) == 0 { // nobody any more
+		return err
+	}
+	return v.Activate(ctx)
+}
+
 // watchVolumes tells of volumes that are found to be damaged while they are read.
 func (a *Agent) watchVolumes() {
 	err := a.volumes.storage.Watch(a.ctx, func(ref volume.Ref, detail string) {
