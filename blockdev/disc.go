@@ -22,9 +22,13 @@ type Disc struct {
 	// QEMU's host_device driver instead of file.
 	BlockDevice bool
 	// Size is the exact capacity in bytes where the device is larger than its
-	// image (a logical volume is rounded up to its extent); 0 means all of it.
+	// image (a logical volume is rounded up to its extent); 0 means all of it. QEMU
+	// gives the guest whole sectors, as it does with a file.
 	Size int64
 }
+
+// sector is what QEMU wants a raw image's size to be a multiple of, in bytes.
+const sector = 512
 
 // Lend passes an open descriptor to QEMU, tagged with node so that it is known
 // again after a restart. The caller keeps its own descriptor and may close it.
@@ -110,7 +114,7 @@ func (d Disc) options() nodeOptions {
 		driver = "host_device"
 	}
 	return nodeOptions{
-		Driver: "raw", NodeName: d.Node, ReadOnly: true, Size: d.Size,
+		Driver: "raw", NodeName: d.Node, ReadOnly: true, Size: (d.Size + sector - 1) &^ (sector - 1),
 		File: fileOptions{Driver: driver, Filename: fmt.Sprintf("/dev/fdset/%d", d.FDSet)},
 	}
 }

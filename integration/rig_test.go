@@ -88,10 +88,7 @@ func (r *rig) start(failpoint string) {
 	if failpoint != "" {
 		program = "trayd-failpoints"
 	}
-	config := filepath.Join(r.dir, "trayd.toml")
-	require.NoError(r.t, os.WriteFile(config, fmt.Appendf(nil,
-		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n[tray]\n%s\n",
-		filepath.Join(r.dir, "state"), filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.extra), 0o644))
+	config := r.configure(filepath.Join(r.dir, "trayd.toml"), filepath.Join(r.dir, "state"))
 	r.daemon = exec.Command(filepath.Join(bin, program), "--config", config)
 	r.daemon.Env = append(os.Environ(), "TRAYD_FAILPOINT="+failpoint)
 	r.daemon.Stdout, r.daemon.Stderr = &r.log, &r.log
@@ -110,6 +107,15 @@ func (r *rig) start(failpoint string) {
 		}
 	}()
 	require.NoError(r.t, <-started)
+}
+
+// configure writes a configuration.
+func (r *rig) configure(path, stateDir string) string {
+	r.t.Helper()
+	require.NoError(r.t, os.WriteFile(path, fmt.Appendf(nil,
+		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n[tray]\n%s\n",
+		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.extra), 0o644))
+	return path
 }
 
 // ready waits until trayd's API answers; it may die instead, at a fail point.

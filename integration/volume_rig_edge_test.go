@@ -57,6 +57,9 @@ func newVolumeRigNamed(t *testing.T, prefix string, discs ...string) *volumeRig 
 	}}
 	t.Cleanup(func() {
 		r.kill()
+		for _, name := range mounted(t, "self") {
+			tool(t, "umount", "/run/trayd/mounts/"+name)
+		}
 		for _, name := range r.mine() {
 			tool(t, "dmsetup", "remove", "--retry", name)
 		}
@@ -192,12 +195,24 @@ func (r *volumeRig) records() map[string]agent.Record {
 	return records
 }
 
+// look is what the API says of a drive once QEMU has answered: a host under load may take
+// more than the second that a look is given.
+func (r *volumeRig) look(drive string) agent.DriveStatus {
+	r.t.Helper()
+	var d agent.DriveStatus
+	require.Eventually(r.t, func() bool {
+		d = r.driveStatus(drive)
+		return d.Tray != ""
+	}, soon, poll, "QEMU doesn't answer")
+	return d
+}
+
 // shows demands that everybody says the same of a drive: the API, the state file, and the
 // guest (nil is not asked). medium is "" for an empty drive.
 func (r *volumeRig) shows(drive, medium, volumeID string, guest *qemutest.Guest) {
 	t := r.t
 	t.Helper()
-	d := r.driveStatus(drive)
+	d := r.look(drive)
 	rec, recorded := r.records()[drive]
 	require.Nil(t, d.Operation)
 	require.Nil(t, rec.Change, "in the state file")
@@ -241,7 +256,11 @@ func (r *volumeRig) holds(drive, name string, guest *qemutest.Guest) {
 // ok is trayd's own check.
 func (r *volumeRig) ok() {
 	r.t.Helper()
-	got := r.trayctl("state", "check")
+	var got result
+	require.Eventually(r.t, func() bool {
+		got = r.trayctl("state", "check")
+		return got.code == 0 || !strings.Contains(got.stdout, "doesn't answer") // a host under load
+	}, soon, poll)
 	require.Zero(r.t, got.code, got.stdout)
 }
 

@@ -149,7 +149,8 @@ func (v *lvmVolume) create(ctx context.Context, size int64) error {
 		"--config", lvmConfig, "--yes", "--activate", "y", "--addtag", incompleteTag, "--type", "linear",
 		// Whatever lies there is overwritten. Both would need the link that udev makes.
 		"--wipesignatures", "n", "--zero", "n",
-		"--size", strconv.FormatInt(size, 10) + "b", "--name", v.lv,
+		// lvm2 rounds up to extents, but wants to be given sectors.
+		"--size", strconv.FormatInt((size+sector-1)/sector, 10) + "s", "--name", v.lv,
 	}
 	// Not at each boot: it is active while it is used. lvm2 before 2.03.12 doesn't know
 	// the option, and says so by this exit status before it does anything.

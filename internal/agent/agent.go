@@ -149,6 +149,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer w.close()
 	a.adoptRecords()
 	a.retryReleases()
+	a.startUnlessStopping(a.remount)
 	a.startUnlessStopping(a.cleanImages)
 	a.startUnlessStopping(a.watchVolumes)
 	first := w.scan()

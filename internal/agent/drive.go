@@ -176,14 +176,16 @@ func (d *drive) lookLater(after time.Duration) {
 func (d *drive) look() {
 	a := d.vm.a
 	s, release := d.vm.current()
-	if s == nil {
-		if a.opts().Attach == OnDemand {
-			d.vm.kickNow() // connecting settles the drive
-		}
-		return
+	switch {
+	case s != nil:
+		defer release()
+		d.settleNow(a.ctx, s)
+	case d.vm.hasEnded():
+		d.machineEnded()
+		d.vm.releasedAll(d)
+	case a.opts().Attach == OnDemand:
+		d.vm.kickNow() // connecting settles the drive
 	}
-	defer release()
-	d.settleNow(a.ctx, s)
 }
 
 // settleNow settles the drive unless somebody is at work on it, who will.

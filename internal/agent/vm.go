@@ -147,6 +147,13 @@ func (v *vm) dismissed() bool {
 	return true
 }
 
+// hasEnded reports whether the machine's process is known to have ended.
+func (v *vm) hasEnded() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.ended && v.session == nil
+}
+
 func (v *vm) kickNow() {
 	select {
 	case v.kick <- struct{}{}:

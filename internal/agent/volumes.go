@@ -338,13 +338,38 @@ func (d *drive) releasesDue(rec Record) bool {
 
 // releasedAll lets go of a machine that has ended and whose last volume was released.
 func (v *vm) releasedAll(d *drive) {
-	v.mu.Lock()
-	ended := v.ended && v.session == nil
-	v.mu.Unlock()
-	if ended {
+	if v.hasEnded() {
 		d.dropRecord()
 		v.a.forget(v)
 	}
+}
+
+// remount mounts again what drives use and what has gone with the mount namespace that a
+// unit's sandbox gave the trayd before. QEMU holds its file open all the while.
+func (a *Agent) remount() {
+	for ref, users := range a.users() {
+		if ref.Kind != volume.Mount || !slices.ContainsFunc(users, func(u VolumeUser) bool { return u.State == StateLoaded && !u.Foreign }) {
+			continue
+		}
+		if err := a.activateAgain(ref); err != nil && a.ctx.Err() == nil {
+			a.log.Warn("a file system that drives use can't be mounted again", "volume", ref.String(), "error", err)
+		}
+	}
+}
+
+func (a *Agent) activateAgain(ref volume.Ref) error {
+	ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
+	defer cancel()
+	unlock, err := a.volumes.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := a.volumes.storage.Volume(ref)
+	if err != nil || len(a.users()[ref]) == 0 { // nobody any more
+		return err
+	}
+	return v.Activate(ctx)
 }
 
 // watchVolumes tells of volumes that are found to be damaged while they are read.

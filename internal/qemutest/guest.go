@@ -1,6 +1,7 @@
 package qemutest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
@@ -151,6 +152,17 @@ func (g *Guest) Volume() string {
 	}
 	// go-diskfs pads with zeroes where ECMA-119 8.4.6 wants blanks.
 	return strings.Trim(string(sector[40:72]), " \x00")
+}
+
+// Size is the disc's capacity in bytes, as the guest sees it; 0 without a disc.
+func (g *Guest) Size() int64 {
+	g.t.Helper()
+	out, sense := g.command(8, readCapacity, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	if sense != "" || len(out) < 8 {
+		return 0
+	}
+	last, block := binary.BigEndian.Uint32(out), binary.BigEndian.Uint32(out[4:])
+	return (int64(last) + 1) * int64(block)
 }
 
 // NoMedium is what Volume says of an empty drive or an open tray.
