@@ -31,10 +31,11 @@ type storage struct {
 	active map[volume.Ref]bool // those that are; true: activated here, and not by others
 	fail   map[string]error    // by "activate vg0/a", "open vg0/a" or "release vg0/a"
 	log    []string
+	during map[string]func() // what others do meanwhile, by the same names, and "orphans"
 }
 
 func newStorage(dir string) *storage {
-	return &storage{dir: dir, damaged: make(chan volume.Ref), active: make(map[volume.Ref]bool), fail: make(map[string]error)}
+	return &storage{dir: dir, damaged: make(chan volume.Ref), active: make(map[volume.Ref]bool), fail: make(map[string]error), during: make(map[string]func())}
 }
 
 func (s *storage) Volume(ref volume.Ref) (volume.Volume, error) {
@@ -67,6 +68,7 @@ func (s *storage) Watch(ctx context.Context, f func(volume.Ref, string)) error {
 
 // act notes what is done, and fails if it is to.
 func (s *storage) act(what string, ref volume.Ref, then func()) error {
+	s.meanwhile(what + " " + ref.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log = append(s.log, what+" "+ref.Name)
@@ -75,6 +77,17 @@ func (s *storage) act(what string, ref volume.Ref, then func()) error {
 	}
 	then()
 	return nil
+}
+
+// meanwhile does once what others do in the middle.
+func (s *storage) meanwhile(what string) {
+	s.mu.Lock()
+	f := s.during[what]
+	delete(s.during, what)
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
 }
 
 // fails has the next attempts fail, until err is nil.
@@ -417,4 +430,26 @@ func TestVolumeOfTheGuestsEject(t *testing.T) {
 	require.Empty(t, g.Eject())
 	r.within("the release", func() bool { return len(s.on()) == 0 })
 	r.holds("vm", "")
+}
+
+// TestVolumeOvertaken: a disc that somebody else puts in while a volume is being
+// activated, which may take seconds, is left alone.
+func TestVolumeOvertaken(t *testing.T) {
+	for _, verb := range []string{Insert, Replace} {
+		strategies(t, func(t *testing.T, strategy func(*Options)) {
+			r, s := volumeRig(t, strategy)
+			m := r.machine("vm", qemutest.IDE)
+			r.start()
+			if verb == Replace {
+				r.done(Insert, "vm", "lvm:vg0/b")
+			}
+			theirs := r.disc("THEIRS")
+			s.during["activate vg0/a"] = func() {
+				m.qemu("blockdev-change-medium", map[string]any{"id": "cd0", "filename": theirs, "format": "raw", "force": true})
+			}
+			r.refused(OvertakenCode, verb, "vm", "lvm:vg0/a")
+			require.Equal(t, theirs, m.state("cd0").Medium.File)
+			require.Empty(t, s.on())
+		})
+	}
 }
