@@ -209,7 +209,9 @@ func (a *Agent) users() map[volume.Ref][]VolumeUser {
 
 // claim decides whose activation a volume is that a change is about to use: ours if
 // anything of ours uses it or is still to release it, and else whoever's it was before.
-// The caller holds the volume's lock.
+// Others can only have activated a logical volume: all else that is active carries our
+// mark, and is adopted where no record speaks of it any more. The caller holds the
+// volume's lock.
 func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign bool, err error) {
 	users := a.users()[v.Ref()]
 	for _, u := range users {
@@ -219,6 +221,9 @@ func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign bool, err e
 	}
 	if len(users) > 0 {
 		return true, nil
+	}
+	if v.Ref().Kind != volume.LVM {
+		return false, nil
 	}
 	st, err := v.State(ctx)
 	return st.Active, err

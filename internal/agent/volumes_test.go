@@ -31,7 +31,7 @@ type storage struct {
 	active map[volume.Ref]bool // those that are; true: activated here, and not by others
 	fail   map[string]error    // by "activate vg0/a", "open vg0/a" or "release vg0/a"
 	log    []string
-	during map[string]func() // what others do meanwhile, by the same names, and "orphans"
+	during map[string]func() // what others do meanwhile, by the same names, and "before orphans"
 }
 
 func newStorage(dir string) *storage {
@@ -46,6 +46,8 @@ func (s *storage) Volume(ref volume.Ref) (volume.Volume, error) {
 }
 
 func (s *storage) Orphans(context.Context) ([]volume.Ref, error) {
+	s.meanwhile("before orphans")
+	defer s.meanwhile("after orphans")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	orphans := maps.Clone(s.active)
@@ -452,4 +454,18 @@ func TestVolumeOvertaken(t *testing.T) {
 			require.Empty(t, s.on())
 		})
 	}
+}
+
+// TestVolumeOfNobody: a volume that carries our mark and that no record speaks of, after
+// the state file was repaired perhaps, is ours again for who uses it, and off after them.
+func TestVolumeOfNobody(t *testing.T) {
+	r, s := volumeRig(t)
+	s.active[volume.Ref{Kind: volume.DM, Name: "vg0_a"}] = true
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	require.Equal(t, "volume dm:vg0_a is active and belongs to nobody", r.agent.Check(t.Context())[0].Problem)
+	r.done(Insert, "vm", "dm:vg0_a")
+	require.Empty(t, r.agent.Check(t.Context()))
+	r.done(Eject, "vm", "")
+	require.Empty(t, s.on())
 }
