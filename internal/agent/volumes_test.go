@@ -469,3 +469,17 @@ func TestVolumeOfNobody(t *testing.T) {
 	r.done(Eject, "vm", "")
 	require.Empty(t, s.on())
 }
+
+// TestVolumesMeanwhile: a volume that is activated or released while they are listed is
+// not taken for one of nobody's.
+func TestVolumesMeanwhile(t *testing.T) {
+	for _, at := range []string{"before orphans", "after orphans"} {
+		r, s := volumeRig(t)
+		r.machine("vm", qemutest.IDE)
+		r.start()
+		s.during[at] = func() { r.done(Insert, "vm", "lvm:vg0/a") }
+		require.Empty(t, r.agent.checkVolumes(t.Context()))
+		s.during[at] = func() { r.done(Eject, "vm", "") }
+		require.Empty(t, r.agent.checkVolumes(t.Context()))
+	}
+}
