@@ -94,8 +94,8 @@ func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Read
 	}
 	defer f.Close()
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(path))
+		if e := os.Remove(path); err != nil { // else Clean removes it
+			err = errors.Join(err, e)
 		}
 	}()
 	if err := fill(ctx, f, i, content); err != nil {
@@ -104,11 +104,13 @@ func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Read
 	if err := os.Link(path, final); err != nil { // and not rename: it never replaces one
 		return problem(Failed, "is there one of that name?", "image %s can't get its name: %w", i.Name, err)
 	}
-	if err := errors.Join(os.Remove(path), syncDir(p.Path)); err != nil {
-		return problem(Failed, "see the disk that holds it", "image %s can't be made durable: %w", i.Name, err)
+	// The other name goes last: by the two cleanFile knows a file that is not in the
+	// catalogue for ours.
+	if err := syncDir(p.Path); err != nil {
+		return errors.Join(problem(Failed, "see the disk that holds it", "image %s can't be made durable: %w", i.Name, err), os.Remove(final))
 	}
 	if err := l.journal.Put(key(i.Pool, i.Name), i); err != nil {
-		return problem(Failed, "see `trayctl state check`", "image %s can't be written to the catalogue: %w", i.Name, err)
+		return errors.Join(problem(Failed, "see `trayctl state check`", "image %s can't be written to the catalogue: %w", i.Name, err), os.Remove(final))
 	}
 	return nil
 }
@@ -286,7 +288,7 @@ func (l *Library) Clean(ctx context.Context) error {
 			left, _ := filepath.Glob(filepath.Join(p.Path, ".*"+partial)) // the pattern is right
 			for _, path := range left {
 				name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "."), partial)
-				errs = append(errs, l.alone(p, name, func() error { return os.Remove(path) }))
+				errs = append(errs, l.alone(p, name, func() error { return l.cleanFile(p, name, path) }))
 			}
 		case LVM:
 			lvs, err := l.storage.ListLVs(ctx, p.VG)
@@ -309,6 +311,24 @@ func (l *Library) alone(p Pool, name string, f func() error) error {
 	}
 	defer done()
 	return f()
+}
+
+// cleanFile removes what is left of a file; with the image's own name, if it got that and
+// didn't get into the catalogue.
+func (l *Library) cleanFile(p Pool, name, path string) error {
+	if _, ok := l.Image(p.Name, name); !ok {
+		final := filepath.Join(p.Path, name+".iso")
+		left, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		if named, err := os.Lstat(final); err == nil && os.SameFile(left, named) {
+			if err := os.Remove(final); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Remove(path)
 }
 
 func (l *Library) cleanLV(ctx context.Context, p Pool, name string) error {

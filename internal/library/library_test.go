@@ -193,6 +193,23 @@ func TestAddFails(t *testing.T) {
 	}
 }
 
+// TestAddUncatalogued: an image that can't be written to the catalogue is not left behind
+// as a file that nobody added, also when trayd dies in between.
+func TestAddUncatalogued(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	dir := t.TempDir()
+	l, _ := newLibrary(t, dir)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "debian.iso"), iso, 0o600))
+	require.NoError(t, os.Link(filepath.Join(dir, "debian.iso"), filepath.Join(dir, ".debian"+partial)))
+	require.NoError(t, l.Clean(t.Context()))
+	require.Empty(t, entries(t, dir))
+	require.NoError(t, l.journal.Close())
+	_, err := l.Add(t.Context(), "local", "debian", bytes.NewReader(iso), int64(len(iso)))
+	require.ErrorContains(t, err, "the catalogue")
+	require.NotContains(t, err.Error(), "no such file")
+	require.Empty(t, entries(t, dir))
+}
+
 // TestClean: what was cut off is finished when it is whole, and removed when it isn't.
 func TestClean(t *testing.T) {
 	iso := disc(t, "DEBIAN")
