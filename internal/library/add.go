@@ -49,10 +49,13 @@ func (l *Library) Add(ctx context.Context, pool, name string, content io.Reader,
 		return Image{}, err
 	}
 	defer done()
+	if err := l.strayed(p, name); err != nil {
+		return Image{}, err
+	}
 	if _, there := l.in(p, name, false); there {
 		return Image{}, problem(Exists, "`trayctl image rm` removes it; or choose another name", "pool %s has an image %s already", pool, name)
 	}
-	i := Image{Name: name, Pool: pool, Size: size, Added: time.Now().UTC()}
+	i := Image{Name: name, Pool: pool, Size: size, Added: time.Now().UTC(), Place: placeIn(p, name)}
 	if p.Type == LVM {
 		err = l.addLV(ctx, p, &i, content)
 	} else {
@@ -259,6 +262,9 @@ func (l *Library) Remove(ctx context.Context, pool, name string, users func(Plac
 	if !known {
 		return problem(NoSuchImage, "`trayctl image ls` shows those that there are", "no image %s that trayd has added to pool %s", name, pool)
 	}
+	if err := l.strayed(p, name); err != nil {
+		return err
+	}
 	if by := users(place); there && len(by) > 0 {
 		return problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, pool, strings.Join(by, ", "))
 	}
@@ -332,7 +338,7 @@ func (l *Library) cleanFile(p Pool, name, path string) error {
 }
 
 func (l *Library) cleanLV(ctx context.Context, p Pool, name string) error {
-	if i, ok := l.Image(p.Name, name); ok {
+	if i, ok := l.Image(p.Name, name); ok && i.Place == placeIn(p, name) {
 		return l.finish(ctx, p, &i)
 	}
 	return l.storage.RemoveLV(ctx, p.VG, name)

@@ -202,7 +202,7 @@ func (l *Library) in(p Pool, name string, named bool) (Place, bool) {
 			}
 		}
 	case LVM:
-		if i, ok := l.Image(p.Name, name); ok {
+		if i, ok := l.Image(p.Name, name); ok && i.Place == placeIn(p, name) {
 			return Place{Volume: &volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + name}, Size: i.Size}, true
 		}
 	case Mount:
@@ -211,6 +211,24 @@ func (l *Library) in(p Pool, name string, named bool) (Place, bool) {
 		}
 	}
 	return Place{}, false
+}
+
+// placeIn is where an image that is added to a pool comes to lie.
+func placeIn(p Pool, name string) string {
+	if p.Type == LVM {
+		return volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + name}.String()
+	}
+	return filepath.Join(p.Path, name+".iso")
+}
+
+// strayed is the error of an image of the catalogue that lies elsewhere than its pool is
+// now: what lies there under its name is somebody else's.
+func (l *Library) strayed(p Pool, name string) error {
+	i, known := l.Image(p.Name, name)
+	if now := placeIn(p, name); known && i.Place != now {
+		return problem(Failed, "define the pool as it was, then remove the image", "image %s of pool %s was put into %s, and the pool's place is %s now", name, p.Name, i.Place, now)
+	}
+	return nil
 }
 
 // FindPDIV finds a disc by oVirt's coordinates: POOL/DOMAIN/IMAGE/VOLUME. The domain is

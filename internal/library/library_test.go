@@ -193,6 +193,31 @@ func TestAddFails(t *testing.T) {
 	}
 }
 
+// TestPoolMoved: what lies under an image's name where its pool is now, by another
+// configuration, is neither used for it nor removed.
+func TestPoolMoved(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	before, after := t.TempDir(), t.TempDir()
+	l, v := newLibrary(t, before)
+	for _, pool := range []string{"local", "fast"} {
+		_, err := l.Add(t.Context(), pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+		require.NoError(t, err)
+	}
+	theirs := filepath.Join(after, "debian.iso")
+	require.NoError(t, os.WriteFile(theirs, nil, 0o600))
+	l.Configure([]Pool{{Name: "local", Type: Dir, Path: after}, {Name: "fast", Type: LVM, VG: "vg1"}})
+	_, err := l.Find("fast/debian")
+	require.Equal(t, NoSuchImage, code(err))
+	for _, pool := range []string{"local", "fast"} {
+		_, err := l.Add(t.Context(), pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+		require.Equal(t, Failed, code(err))
+		require.ErrorContains(t, l.Remove(t.Context(), pool, "debian", func(Place) []string { return nil }), "was put into")
+	}
+	require.FileExists(t, theirs)
+	require.Equal(t, []string{"debian"}, entries(t, v.dir))
+	require.Len(t, l.Images(), 2)
+}
+
 // TestAddUncatalogued: an image that can't be written to the catalogue is not left behind
 // as a file that nobody added, also when trayd dies in between.
 func TestAddUncatalogued(t *testing.T) {
