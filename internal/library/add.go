@@ -80,6 +80,14 @@ func (l *Library) occupy(pool, name string) (done func(), err error) {
 	}, nil
 }
 
+// occupied reports whether an image is being added or removed. Its volume is active then
+// without a drive's record, and goes off at the end, whoever has just begun to use it.
+func (l *Library) occupied(pool, name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy[key(pool, name)]
+}
+
 // addFile writes a file beside its name and gives it the name when it is whole.
 func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Reader) (err error) {
 	if err := os.MkdirAll(p.Path, 0o755); err != nil {

@@ -169,9 +169,12 @@ func (l *Library) Find(name string) (Place, error) {
 		in    []string
 		named = len(pools) == 1
 		shut  []string // pools that nobody can look into now
+		busy  bool
 	)
 	for _, p := range pools {
-		if place, ok := l.in(p, name, named); ok {
+		if l.occupied(p.Name, name) {
+			busy = true
+		} else if place, ok := l.in(p, name, named); ok {
 			found, in = append(found, place), append(in, "image:"+p.Name+"/"+name)
 		} else if p.Type == Mount {
 			shut = append(shut, "image:"+p.Name+"/"+name)
@@ -182,6 +185,8 @@ func (l *Library) Find(name string) (Place, error) {
 		return found[0], nil
 	case len(found) > 1:
 		return Place{}, problem(Ambiguous, "name one: "+strings.Join(in, ", "), "image %s is in several pools", name)
+	case busy:
+		return Place{}, problem(InUse, "wait for it to end", "image %s is being added or removed", name)
 	case len(pools) == 0:
 		return Place{}, problem(NoSuchImage, "add a [[pool]] to trayd.toml, or name a file by its path", "no image %s: there are no pools", name)
 	case len(shut) > 0:

@@ -26,6 +26,7 @@ type volumes struct {
 	incomplete map[string]bool
 	active     map[string]bool
 	fail       map[string]error // by the method's name
+	finishing  func()           // what others do meanwhile
 }
 
 func newVolumes(t *testing.T) *volumes {
@@ -48,6 +49,9 @@ func (v *volumes) OpenForWriting(_ context.Context, _, lv string) (*os.File, err
 func (v *volumes) FinishLV(_ context.Context, _, lv string) error {
 	if v.fail["finish"] != nil {
 		return v.fail["finish"]
+	}
+	if v.finishing != nil {
+		v.finishing()
 	}
 	delete(v.incomplete, lv)
 	return nil
@@ -191,6 +195,21 @@ func TestAddFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFindMeanwhile: an image can't be had before it is finished, also when it is in the
+// catalogue already.
+func TestFindMeanwhile(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	l, v := newLibrary(t, t.TempDir())
+	v.finishing = func() {
+		_, err := l.Find("debian")
+		require.Equal(t, InUse, code(err))
+	}
+	_, err := l.Add(t.Context(), "fast", "debian", bytes.NewReader(iso), int64(len(iso)))
+	require.NoError(t, err)
+	_, err = l.Find("debian")
+	require.NoError(t, err)
 }
 
 // TestPoolMoved: what lies under an image's name where its pool is now, by another
