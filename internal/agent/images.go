@@ -11,8 +11,12 @@ import (
 // Images lists the images of the catalogue.
 func (a *Agent) Images() []library.Image { return a.images.Images() }
 
-// AddImage puts an image into a pool, see library.Add.
+// AddImage puts an image into a pool, see library.Add. It ends with the agent: an upload
+// of minutes would hold up its stop, and leave what a death leaves.
 func (a *Agent) AddImage(ctx context.Context, pool, name string, content io.Reader, size int64, by Caller) (library.Image, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.ctx, cancel)()
 	i, err := a.images.Add(ctx, pool, name, content, size)
 	a.auditImage("add image", pool, name, by, err)
 	if err != nil {
