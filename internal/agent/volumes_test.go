@@ -483,3 +483,26 @@ func TestVolumesMeanwhile(t *testing.T) {
 		require.Empty(t, r.agent.checkVolumes(t.Context()))
 	}
 }
+
+// TestVolumeRestored: an old disc that has to be opened again is its volume's, whatever
+// its device's name leads to by now.
+func TestVolumeRestored(t *testing.T) {
+	r, s := volumeRig(t)
+	m := r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	r.done(Eject, "vm", "")
+	v := r.agent.vm("vm")
+	d, err := v.findDrive(t.Context(), "")
+	require.NoError(t, err)
+	session, release := v.current()
+	defer release()
+	ref, device := volume.Ref{Kind: volume.LVM, Name: "vg0/a"}, r.disc("ANOTHER")
+	d.setRecord(Record{VM: "vm", Drive: d.name, Process: session.process, Loaded: &Loaded{Medium: Medium{Path: device, Volume: &ref}}})
+	require.NoError(t, d.restore(t.Context(), session, Restore{Path: device, Node: r.agent.mark + "old"}))
+	require.Equal(t, []string{"vg0/a"}, s.on())
+	require.Equal(t, "DISC_A", m.Guest(t).Volume())
+	d.setRecord(Record{VM: "vm", Drive: d.name, Process: session.process, Loaded: &Loaded{Medium: Medium{Volume: &ref}, Node: r.agent.mark + "old"}})
+	r.done(Eject, "vm", "")
+	require.Empty(t, s.on())
+}
