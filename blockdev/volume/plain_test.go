@@ -3,7 +3,9 @@ package volume
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -187,4 +189,25 @@ func TestMountOptions(t *testing.T) {
 	require.True(t, isNFS(FileSystem{Source: "[2001:db8::1]:/isos"}))
 	require.False(t, isNFS(FileSystem{Source: "/dev/disk/by-path/pci-0:/x"}))
 	require.Equal(t, `my\x20disc`, udevName("my disc"))
+}
+
+// TestMountLocked: a mount that a user namespace has inherited can't be ended there
+// (mount_namespaces(7)), and the attempt doesn't go on for ever.
+func TestMountLocked(t *testing.T) {
+	const inside = "TRAYD_TEST_USER_NAMESPACE"
+	if os.Getenv(inside) != "" {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		v, err := NewHost("plain", Options{Dir: "/"}).Volume(Ref{Mount, "proc"})
+		require.NoError(t, err)
+		require.ErrorIs(t, v.Release(ctx), unix.EINVAL)
+		return
+	}
+	needRoot(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestMountLocked$")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	root := []syscall.SysProcIDMap{{Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: root, GidMappings: root}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
