@@ -207,6 +207,17 @@ func (a *Agent) users() map[volume.Ref][]VolumeUser {
 	return users
 }
 
+// usedBy are the drives that use a volume, those left out that have it to release only.
+func (a *Agent) usedBy(ref volume.Ref) []string {
+	var by []string
+	for _, u := range a.users()[ref] {
+		if u.State != StateReleasing {
+			by = append(by, u.String())
+		}
+	}
+	return by
+}
+
 // claim decides whose activation a volume is that a change is about to use: ours if
 // anything of ours uses it or is still to release it, and else whoever's it was before.
 // Others can only have activated a logical volume: all else that is active carries our
@@ -235,16 +246,16 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 	a := d.vm.a
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
-	unlock, err := a.volumes.lock(ctx, ref)
-	if err != nil {
-		return d.releaseFailed(ref, fmt.Errorf("volume %s is being turned on or off: %w", ref, err))
-	}
-	defer unlock()
-	var others []string // who use it, or have it queued too
-	for _, u := range a.users()[ref] {
-		if u.State != StateReleasing {
-			others = append(others, u.String())
+	// Whoever else uses it has it to release: that needs no turn, and the turn may be that
+	// of one who reads from a disk that doesn't answer.
+	others := a.usedBy(ref)
+	if len(others) == 0 {
+		unlock, err := a.volumes.lock(ctx, ref)
+		if err != nil {
+			return d.releaseFailed(ref, fmt.Errorf("volume %s is being turned on or off: %w", ref, err))
 		}
+		defer unlock()
+		others = a.usedBy(ref)
 	}
 	event := Event{Type: EventReleased, VM: d.vm.name, Drive: d.name, Detail: fmt.Sprintf("volume %s is inactive", ref)}
 	if len(others) > 0 {

@@ -506,3 +506,18 @@ func TestVolumeRestored(t *testing.T) {
 	r.done(Eject, "vm", "")
 	require.Empty(t, s.on())
 }
+
+// TestVolumeSharedWithOneAtWork: a drive is done with a volume that another drive is about
+// to use at once, however long that takes.
+func TestVolumeSharedWithOneAtWork(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("one", qemutest.IDE)
+	r.machine("two", qemutest.IDE)
+	r.start()
+	r.done(Insert, "one", "lvm:vg0/a")
+	s.during["activate vg0/a"] = func() { r.done(Eject, "one", "") }
+	r.done(Insert, "two", "lvm:vg0/a")
+	require.Equal(t, []string{"vg0/a"}, s.on())
+	r.done(Eject, "two", "")
+	require.Empty(t, s.on())
+}
