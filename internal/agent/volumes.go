@@ -310,12 +310,20 @@ func (d *drive) retryReleases(ctx context.Context) {
 	default:
 		return // whoever has it settles the drive
 	}
-	rec := d.record()
-	for _, st := range plan(rec, Observation{VM: Silent, HoldReleases: !d.releasesDue(rec)}) {
-		_ = d.carryOut(ctx, nil, Observation{VM: Silent}, st) // noted, and tried again
-	}
+	d.releaseDue(ctx)
 	d.giveUpTurn()
 	d.vm.releasedAll(d)
+}
+
+// releaseDue releases what is queued and worth a try. The caller has the drive's turn.
+func (d *drive) releaseDue(ctx context.Context) {
+	rec := d.record()
+	if !d.releasesDue(rec) {
+		return
+	}
+	for _, q := range rec.Releasing {
+		_ = d.release(ctx, q.Volume) // noted, and tried again
+	}
 }
 
 // releasesDue reports whether one of the queued releases is worth a try.

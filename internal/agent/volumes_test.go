@@ -521,3 +521,26 @@ func TestVolumeSharedWithOneAtWork(t *testing.T) {
 	r.done(Eject, "two", "")
 	require.Empty(t, s.on())
 }
+
+// TestReleaseWhileWaiting: what is queued for release is tried again also while the drive's
+// next operation waits for its guest.
+func TestReleaseWhileWaiting(t *testing.T) {
+	r, s := volumeRig(t)
+	g := r.machine("vm", qemutest.IDE).Guest(t)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	s.fails("release vg0/a", heldOpen)
+	r.refused(Incomplete, Replace, "vm", "lvm:vg0/b")
+	g.Volume()
+	g.Lock()
+	o := r.begin(Replace, "vm", "lvm:vg0/c", wait(time.Minute))
+	r.waiting(o)
+	s.fails("release vg0/a", nil)
+	r.within("the release", func() bool { return !slices.Contains(s.on(), "vg0/a") })
+	require.Equal(t, Waiting, o.Phase())
+	_, err := r.agent.Cancel("vm", "", "root")
+	require.NoError(t, err)
+	_, err = r.finish(o)
+	r.isError(CancelledCode, err)
+	require.Equal(t, []string{"vg0/b"}, s.on())
+}
