@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/trayd/trayd/internal/library"
 )
@@ -67,12 +68,33 @@ func (a *Agent) usersOf(p library.Place) []string {
 	return by
 }
 
-// cleanImages puts in order what additions that were cut off have left.
+// A pool that can't be looked into, since its disks aren't there yet after a boot or lvm2
+// is busy, is looked into again after minClean, then after twice that each time.
+const (
+	minClean = time.Second
+	maxClean = 5 * time.Minute
+)
+
+// cleanImages puts in order what additions that were cut off have left, active volumes
+// among it, as soon as it can.
 func (a *Agent) cleanImages() {
-	ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
-	defer cancel()
-	if err := a.images.Clean(ctx); err != nil && a.ctx.Err() == nil {
-		a.log.Warn("what an interrupted image add left can't be removed", "error", err)
+	said := ""
+	for pause := minClean; ; pause = min(2*pause, maxClean) {
+		ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
+		err := a.images.Clean(ctx)
+		cancel()
+		if err == nil || a.ctx.Err() != nil {
+			return
+		}
+		if err.Error() != said {
+			said = err.Error()
+			a.log.Warn("what an interrupted image add left can't be removed yet; trayd goes on trying", "error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-a.ctx.Done():
+			return
+		}
 	}
 }
 

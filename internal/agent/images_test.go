@@ -1,11 +1,15 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/internal/library"
 )
 
@@ -39,4 +43,38 @@ func TestStopWhileAdding(t *testing.T) {
 		require.FailNow(t, "it goes on")
 	}
 	require.NoFileExists(t, r.opts.Pools[0].Path+"/.x.partial")
+}
+
+// lateGroup is a volume group whose disks come after trayd's start, and in which an
+// addition was cut off.
+type lateGroup struct {
+	*storage
+	asked   atomic.Int32
+	removed chan string
+}
+
+func (g *lateGroup) ListLVs(context.Context, string) ([]volume.LVInfo, error) {
+	if g.asked.Add(1) == 1 {
+		return nil, errors.New("there is no volume group vg0 here")
+	}
+	return []volume.LVInfo{{Name: "half", Active: true, Incomplete: true}}, nil
+}
+
+func (g *lateGroup) RemoveLV(_ context.Context, vg, lv string) error {
+	g.removed <- vg + "/" + lv
+	return nil
+}
+
+// TestCleanLater: what an addition left is removed also when its pool comes late.
+func TestCleanLater(t *testing.T) {
+	r, s := volumeRig(t)
+	g := &lateGroup{storage: s, removed: make(chan string, 1)}
+	r.opts.Storage, r.opts.Pools = g, []library.Pool{{Name: "fast", Type: library.LVM, VG: "vg0"}}
+	r.start()
+	select {
+	case lv := <-g.removed:
+		require.Equal(t, "vg0/half", lv)
+	case <-time.After(patience):
+		require.FailNow(t, "it is never removed")
+	}
 }
