@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -464,6 +465,37 @@ func TestDMOthers(t *testing.T) {
 }
 
 // What udev does about a device of ours, and how long one takes.
+// Two agents that define the same name: one has it, and the other's failure takes nothing
+// from it.
+func TestDMTwoHosts(t *testing.T) {
+	ctx := context.Background()
+	disk, _ := disks(t, content(1, testSize), content(2, testSize))
+	o := Options{DM: []Definition{{Name: "same", Linear: []Extent{{Device: disk}}}}}
+	var both []Volume
+	for _, mark := range []string{"one", "two"} {
+		both = append(both, volumeOf(t, NewHost(mark, o), Ref{DM, "same"}))
+	}
+	for range 100 {
+		errs, begin := make([]error, len(both)), make(chan struct{})
+		var wg sync.WaitGroup
+		for i, v := range both {
+			wg.Go(func() { <-begin; errs[i] = v.Activate(ctx) })
+		}
+		close(begin)
+		wg.Wait()
+		require.False(t, errs[0] == nil && errs[1] == nil)
+		require.True(t, errs[0] == nil || errs[1] == nil, "%v, %v", errs[0], errs[1])
+		for i, v := range both {
+			if errs[i] == nil {
+				st, err := v.State(ctx)
+				require.NoError(t, err)
+				require.True(t, st.Active)
+				require.NoError(t, v.Release(ctx))
+			}
+		}
+	}
+}
+
 func TestDMTime(t *testing.T) {
 	ctx := context.Background()
 	disk, _ := disks(t, content(1, testSize), nil)

@@ -314,7 +314,7 @@ func imageError(name string, err error) error {
 	}
 	code, ok := map[library.Code]Code{
 		library.NoSuchImage: NoSuchMedium, library.NoSuchPool: NoSuchMedium,
-		library.BadName: BadRequest, library.Ambiguous: BadRequest,
+		library.BadName: BadRequest, library.Ambiguous: BadRequest, library.InUse: ImageInUse,
 	}[e.Code]
 	if !ok {
 		code = Unreadable

@@ -66,7 +66,5 @@ func writeProblem(w http.ResponseWriter, p *wire.Problem) {
 		http.Error(w, p.Detail, p.Status)
 		return
 	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(b, '\n'))
+	send(w, "application/problem+json", p.Status, b)
 }
