@@ -88,10 +88,18 @@ func (l *Library) occupied(pool, name string) bool {
 	return l.busy[key(pool, name)]
 }
 
+// mayWrite says how trayd gets to write where it could not.
+func mayWrite(path string, err error) string {
+	if errors.Is(err, unix.EROFS) {
+		return "trayd's unit lets it write beneath /var/lib/trayd only: `systemctl edit trayd`, [Service], ReadWritePaths=" + path
+	}
+	return "let trayd's user write to " + path
+}
+
 // addFile writes a file beside its name and gives it the name when it is whole.
 func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Reader) (err error) {
 	if err := os.MkdirAll(p.Path, 0o755); err != nil {
-		return problem(Failed, "let trayd's user make it", "the directory of pool %s can't be made: %w", p.Name, err)
+		return problem(Failed, mayWrite(p.Path, err), "the directory of pool %s can't be made: %w", p.Name, err)
 	}
 	var fs unix.Statfs_t
 	if unix.Statfs(p.Path, &fs) == nil && int64(fs.Bavail)*fs.Bsize < i.Size {
@@ -101,7 +109,7 @@ func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Read
 	path := filepath.Join(p.Path, "."+i.Name+partial)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
-		return problem(Failed, "let trayd's user write to "+p.Path, "image %s can't be written to pool %s: %w", i.Name, p.Name, err)
+		return problem(Failed, mayWrite(p.Path, err), "image %s can't be written to pool %s: %w", i.Name, p.Name, err)
 	}
 	defer f.Close()
 	defer func() {
