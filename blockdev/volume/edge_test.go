@@ -161,6 +161,23 @@ func TestLVMNotHere(t *testing.T) {
 }
 
 // What is activated is read-only, and the group's metadata isn't touched by it.
+// A kill of lvm2 between making a device and starting it leaves one without a table, which
+// a release removes.
+func TestLVMCutOff(t *testing.T) {
+	ctx := context.Background()
+	group(t, "vg-a")
+	v := volumeOf(t, NewHost("edge", Options{}), linear(t, "vg-a", "disc", content(1, testSize)))
+	ids := tool(t, "lvs", "--noheadings", "--separator", "", "--options", "vg_uuid,lv_uuid", "vg-a/disc")
+	require.NoError(t, dmCreate("vg--a-disc", "LVM-"+strings.ReplaceAll(strings.TrimSpace(ids), "-", "")))
+	st, err := v.State(ctx)
+	require.NoError(t, err)
+	require.False(t, st.Active)
+	require.NoError(t, v.Release(ctx))
+	left, err := dmNames("")
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 func TestLVMReadOnly(t *testing.T) {
 	ctx := context.Background()
 	group(t, "vg-a")
