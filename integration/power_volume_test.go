@@ -37,8 +37,11 @@ func TestPowerLossWithVolumes(t *testing.T) {
 	}
 	s.run("vgchange", "--activate", "n", "vg0")
 	s.run("sync")
+	s.run("systemctl", "start", "trayd.socket")
 
-	active := func() string { return s.run("lvs", "--noheadings", "--options", "lv_name", "--select", "lv_active=active", "vg0") }
+	active := func() string {
+		return s.run("lvs", "--noheadings", "--options", "lv_name", "--select", "lv_active=active", "vg0")
+	}
 	for _, point := range []string{"volume-activated", "swapped"} {
 		t.Run(point, func(t *testing.T) {
 			s := s.in(t)
