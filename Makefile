@@ -10,7 +10,7 @@ CACHE   ?= .cache
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test integration edge edge-test edge-shell demo bench lint cross install clean
+.PHONY: help deps build test integration edge edge-test edge-shell soak demo bench lint cross install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,13 @@ edge: bin/host
 
 edge-test: bin/host ## tests with the build tag edge: PKG=./integration RUN=TestVolumes
 	$(GO) test $(EDGE) -v $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(EDGE_PACKAGES))
+
+SOAK ?= 10m
+VMS  ?= 50
+SEED ?= 0
+soak: export CGO_ENABLED = 0
+soak: bin/host ## for SOAK=10m, VMS=50 machines share volumes while trayd and machines are killed; SEED=N again
+	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED)
 
 edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && bin/edge -install $$root shell $(RUN)

@@ -37,6 +37,7 @@ func TestPowerLossWithVolumes(t *testing.T) {
 	}
 	s.run("vgchange", "--activate", "n", "vg0")
 	s.run("sync")
+	s.run("systemctl", "start", "trayd.socket")
 
 	active := func() string {
 		return s.run("lvs", "--noheadings", "--options", "lv_name", "--select", "lv_active=active", "vg0")
