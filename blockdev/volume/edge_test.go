@@ -315,7 +315,7 @@ func TestPool(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 1)
 	require.NotEmpty(t, list[0].UUID)
-	require.Equal(t, LVInfo{Name: "disc", UUID: list[0].UUID, Size: 8 << 20, Active: true, Incomplete: true, Tags: []string{incompleteTag}}, list[0])
+	require.Equal(t, LVInfo{Name: "disc", UUID: list[0].UUID, Size: 8 << 20, Active: true, Incomplete: true, Tags: []string{h.incompleteTag()}}, list[0])
 	f, err := h.OpenForWriting(ctx, "vg-a", "disc")
 	require.NoError(t, err)
 	_, err = f.Write(disc)

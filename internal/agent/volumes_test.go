@@ -251,8 +251,8 @@ func TestVolumeFails(t *testing.T) {
 		says                string
 	}{
 		{"no name", "", "lvm:-x", nil, BadRequest, "no volume can be called so"},
-		{"activation", "activate vg0/b", "lvm:vg0/b", cause, Unreadable, "a physical volume is missing"},
-		{"no such volume", "activate vg0/b", "lvm:vg0/b", &volume.Error{Reason: volume.NoSuchVolume, Detail: "there is none", Next: "lvs"}, NoSuchMedium, "there is none"},
+		{"activation", "activate vg0/b", "lvm:vg0/b", cause, GroupPartial, "a physical volume is missing"},
+		{"no such volume", "activate vg0/b", "lvm:vg0/b", &volume.Error{Reason: volume.NoSuchVolume, Detail: "there is none", Next: "lvs"}, NoSuchVolume, "there is none"},
 		{"opening", "open vg0/b", "lvm:vg0/b", errors.New("input/output error"), Unreadable, "input/output error"},
 		{"what is on it", "", "lvm:vg0/text", nil, NotADisc, "text"},
 	} {

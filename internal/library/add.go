@@ -176,12 +176,26 @@ func (l *Library) finish(ctx context.Context, p Pool, i *Image) error {
 		v, err = l.storage.Volume(volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + i.Name})
 	}
 	if err == nil {
-		err = v.Release(ctx)
+		err = releasePatiently(ctx, v)
 	}
 	if err != nil {
 		return volumeProblem(i, p, err)
 	}
 	return nil
+}
+
+// scanTime is how long whoever scans a volume that was just written may hold it open: a
+// slow disk, a udev with much to do. The upload is not thrown away over that.
+const scanTime = 20 * time.Second
+
+func releasePatiently(ctx context.Context, v volume.Volume) error {
+	for end := time.Now().Add(scanTime); ; time.Sleep(scanTime / 100) {
+		err := v.Release(ctx)
+		var busy *volume.BusyError
+		if !errors.As(err, &busy) || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // cleanLimit is how long the removal of what a failure left may take.
