@@ -44,7 +44,7 @@ func newRig(t testing.TB) *rig {
 	// Not t.TempDir: a socket's path has 107 bytes, and test names are long.
 	dir, err := os.MkdirTemp("", "trayd-")
 	require.NoError(t, err)
-	r := &rig{t: t, dir: dir, limit: "2s"}
+	r := &rig{t: t, dir: dir, limit: commandLimit}
 	t.Cleanup(func() {
 		r.kill()
 		require.NoError(t, os.RemoveAll(dir))
@@ -109,6 +109,9 @@ func (r *rig) start(failpoint string) {
 	require.NoError(r.t, <-started)
 }
 
+// commandLimit is command_timeout where nothing else is wanted.
+const commandLimit = "2s"
+
 // configure writes a configuration.
 func (r *rig) configure(path, stateDir string) string {
 	r.t.Helper()
@@ -123,7 +126,7 @@ func (r *rig) ready() {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool {
 		return r.trayctl("version").code == 0 && r.trayctl("vms").code == 0
-	}, 10*time.Second, 20*time.Millisecond, "trayd does not answer")
+	}, 10*time.Second, 20*time.Millisecond, "trayd does not answer: %s", &r.log)
 }
 
 // died waits for trayd's own death at its fail point.

@@ -73,7 +73,7 @@ type background struct {
 func (s *session) open(env *testscript.Env) {
 	dir, err := os.MkdirTemp("", "trayd-")
 	require.NoError(s.t, err)
-	s.r = &rig{t: s.t, dir: dir}
+	s.r = &rig{t: s.t, dir: dir, limit: commandLimit}
 	for _, sub := range []string{"run", "discs"} {
 		require.NoError(s.t, os.Mkdir(filepath.Join(dir, sub), 0o755))
 	}
