@@ -57,7 +57,8 @@ func TestPowerLossWithVolumes(t *testing.T) {
 			require.Equal(t, "ONE TWO", strings.Join(strings.Fields(active()), " "))
 			if point == "swapped" { // an image, too, that is only half there
 				s.run("systemctl", "stop", "trayd.socket")
-				s.run("lvcreate", "--yes", "--setautoactivation", "n", "--addtag", "trayd.incomplete", "--size", "8m", "--name", "half", "vg0")
+				mark := s.run("sh", "-c", `grep -o '"agent/mark","value":"[a-z2-7]*"' /var/lib/trayd/state.journal | tail -1 | cut -d'"' -f6`)
+				s.run("lvcreate", "--yes", "--setautoactivation", "n", "--addtag", "trayd.incomplete."+strings.TrimSpace(mark), "--size", "8m", "--name", "half", "vg0")
 			}
 			h.PowerCycle()
 			s.soon("volumes of machines that are no more", func() bool { return strings.TrimSpace(active()) == "" })

@@ -57,17 +57,17 @@ func TestVolumeCannotBePrepared(t *testing.T) {
 		exit   int
 		says   string
 	}{
-		{"lvm:nope/disc", agent.NoSuchMedium, 1, "no volume group nope"},
-		{r.lv("nope"), agent.NoSuchMedium, 1, "no logical volume t-nope"},
+		{"lvm:nope/disc", agent.NoSuchGroup, 1, "no volume group nope"},
+		{r.lv("nope"), agent.NoSuchVolume, 1, "no logical volume t-nope"},
 		{"lvm:nope", agent.BadRequest, 2, "VG/LV"},
 		{"lvm:" + r.group + "/-x", agent.BadRequest, 2, "begin with '-'"},
-		{"lvm:exported/disc", agent.Unreadable, 1, "is exported"},
-		{"lvm:partial/disc", agent.Unreadable, 1, "lacks some of its physical volumes"},
-		{r.lv("snap"), agent.Unreadable, 1, "snapshot"},
-		{r.lv("thin"), agent.Unreadable, 1, "thin pool"},
-		{r.lv("pool"), agent.Unreadable, 1, "thin"},
+		{"lvm:exported/disc", agent.GroupExported, 1, "is exported"},
+		{"lvm:partial/disc", agent.GroupPartial, 1, "lacks some of its physical volumes"},
+		{r.lv("snap"), agent.VolumeSnapshot, 1, "snapshot"},
+		{r.lv("thin"), agent.VolumeThin, 1, "thin pool"},
+		{r.lv("pool"), agent.VolumeThin, 1, "thin"},
 		{r.lv("blank"), agent.NotADisc, 1, "not an ISO 9660 or UDF"},
-		{"dm:nope", agent.NoSuchMedium, 1, "defines no such volume"},
+		{"dm:nope", agent.NoSuchVolume, 1, "defines no such volume"},
 	} {
 		t.Run(c.medium, func(t *testing.T) {
 			r.t = t

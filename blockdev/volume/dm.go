@@ -128,10 +128,7 @@ func (v *dmVolume) activate(ctx context.Context, made *bool) error {
 	}
 	*made = true
 	if err := v.create(ctx, t); err != nil {
-		if e := dmRemove(v.device()); e != nil && !errors.Is(e, unix.ENXIO) {
-			// udev may have it open for a moment.
-			_ = v.remove(context.WithoutCancel(ctx))
-		}
+		_ = v.remove(context.WithoutCancel(ctx)) // by its uuid: another of this name may have been quicker
 		return err
 	}
 	return nil

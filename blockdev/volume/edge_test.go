@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,6 +161,23 @@ func TestLVMNotHere(t *testing.T) {
 }
 
 // What is activated is read-only, and the group's metadata isn't touched by it.
+// A kill of lvm2 between making a device and starting it leaves one without a table, which
+// a release removes.
+func TestLVMCutOff(t *testing.T) {
+	ctx := context.Background()
+	group(t, "vg-a")
+	v := volumeOf(t, NewHost("edge", Options{}), linear(t, "vg-a", "disc", content(1, testSize)))
+	ids := tool(t, "lvs", "--noheadings", "--separator", "", "--options", "vg_uuid,lv_uuid", "vg-a/disc")
+	require.NoError(t, dmCreate("vg--a-disc", "LVM-"+strings.ReplaceAll(strings.TrimSpace(ids), "-", "")))
+	st, err := v.State(ctx)
+	require.NoError(t, err)
+	require.False(t, st.Active)
+	require.NoError(t, v.Release(ctx))
+	left, err := dmNames("")
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 func TestLVMReadOnly(t *testing.T) {
 	ctx := context.Background()
 	group(t, "vg-a")
@@ -296,7 +315,7 @@ func TestPool(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 1)
 	require.NotEmpty(t, list[0].UUID)
-	require.Equal(t, LVInfo{Name: "disc", UUID: list[0].UUID, Size: 8 << 20, Active: true, Incomplete: true, Tags: []string{incompleteTag}}, list[0])
+	require.Equal(t, LVInfo{Name: "disc", UUID: list[0].UUID, Size: 8 << 20, Active: true, Incomplete: true, Tags: []string{h.incompleteTag()}}, list[0])
 	f, err := h.OpenForWriting(ctx, "vg-a", "disc")
 	require.NoError(t, err)
 	_, err = f.Write(disc)
@@ -463,6 +482,37 @@ func TestDMOthers(t *testing.T) {
 }
 
 // What udev does about a device of ours, and how long one takes.
+// Two agents that define the same name: one has it, and the other's failure takes nothing
+// from it.
+func TestDMTwoHosts(t *testing.T) {
+	ctx := context.Background()
+	disk, _ := disks(t, content(1, testSize), content(2, testSize))
+	o := Options{DM: []Definition{{Name: "same", Linear: []Extent{{Device: disk}}}}}
+	var both []Volume
+	for _, mark := range []string{"one", "two"} {
+		both = append(both, volumeOf(t, NewHost(mark, o), Ref{DM, "same"}))
+	}
+	for range 100 {
+		errs, begin := make([]error, len(both)), make(chan struct{})
+		var wg sync.WaitGroup
+		for i, v := range both {
+			wg.Go(func() { <-begin; errs[i] = v.Activate(ctx) })
+		}
+		close(begin)
+		wg.Wait()
+		require.False(t, errs[0] == nil && errs[1] == nil)
+		require.True(t, errs[0] == nil || errs[1] == nil, "%v, %v", errs[0], errs[1])
+		for i, v := range both {
+			if errs[i] == nil {
+				st, err := v.State(ctx)
+				require.NoError(t, err)
+				require.True(t, st.Active)
+				require.NoError(t, v.Release(ctx))
+			}
+		}
+	}
+}
+
 func TestDMTime(t *testing.T) {
 	ctx := context.Background()
 	disk, _ := disks(t, content(1, testSize), nil)
@@ -652,4 +702,59 @@ func TestMountLabel(t *testing.T) {
 		require.True(t, bytes.Equal(disc, got))
 		require.NoError(t, v.Release(ctx))
 	}
+}
+
+// TestMountNFS: an export of a server, which is this host's own.
+func TestMountNFS(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	export := filepath.Join(dir, "export")
+	require.NoError(t, os.Mkdir(export, 0o755))
+	disc := content(1, testSize)
+	require.NoError(t, os.WriteFile(filepath.Join(export, "disc.iso"), disc, 0o644))
+	for _, file := range []string{"/etc/exports", "/var/lib/nfs/etab", "/var/lib/nfs/rmtab"} { // the maintainer script's
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, nil, 0o644))
+	}
+	tool(t, "modprobe", "nfsd")
+	tool(t, "mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd")
+	t.Cleanup(func() { tool(t, "umount", "/proc/fs/nfsd") })
+	tool(t, "exportfs", "-o", "ro,insecure,no_root_squash,no_subtree_check,fsid=1", "127.0.0.1:"+export)
+	t.Cleanup(func() { tool(t, "exportfs", "-au") })
+	mountd := exec.Command("/usr/sbin/rpc.mountd", "--foreground", "--no-nfs-version", "2", "--no-nfs-version", "3")
+	require.NoError(t, mountd.Start())
+	t.Cleanup(func() { _ = mountd.Process.Kill(); _ = mountd.Wait() })
+	tool(t, "rpc.nfsd", "--no-nfs-version", "3", "--host", "127.0.0.1", "1")
+	t.Cleanup(func() { tool(t, "rpc.nfsd", "0") })
+	// A server that has just started makes readers wait for those of before: 90 s.
+	require.NoError(t, os.WriteFile("/proc/fs/nfsd/v4_end_grace", []byte("Y"), 0))
+
+	h := NewHost("edge", Options{Dir: filepath.Join(dir, "mnt"), Mounts: []FileSystem{
+		{Name: "nas", Source: "127.0.0.1:" + export}, {Name: "typed", Source: "localhost:" + export, Type: "nfs4", Options: "soft,timeo=50"},
+		{Name: "none", Source: "127.0.0.1:/no/such/export", Options: "soft,timeo=50"},
+	}})
+	for _, name := range []string{"nas", "typed"} {
+		v := volumeOf(t, h, Ref{Mount, name})
+		require.NoError(t, v.Activate(ctx), name)
+		f, err := v.Open(ctx, "disc.iso")
+		require.NoError(t, err)
+		got := make([]byte, testSize)
+		_, err = io.ReadFull(f, got)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(disc, got))
+		var busy *BusyError
+		require.NoError(t, f.Close())
+		held := exec.Command("/bin/sleep", "60")
+		held.Dir = filepath.Join(dir, "mnt", name)
+		require.NoError(t, held.Start())
+		require.ErrorAs(t, v.Release(ctx), &busy)
+		require.NoError(t, held.Process.Kill())
+		_ = held.Wait() // killed
+		require.NoError(t, v.Release(ctx))
+		st, err := v.State(ctx)
+		require.NoError(t, err)
+		require.False(t, st.Active)
+	}
+	var refused *Error
+	require.ErrorAs(t, volumeOf(t, h, Ref{Mount, "none"}).Activate(ctx), &refused)
+	require.NotEmpty(t, refused.Next)
 }

@@ -15,7 +15,7 @@ type Options struct {
 	DM []Definition
 	// Mounts are the file systems of kind Mount.
 	Mounts []FileSystem
-	// Dir is the directory beneath which Mounts are mounted, each in one of its name.
+	// Dir is the directory beneath which Mounts are mounted, in MARK/NAME.
 	Dir string
 }
 
@@ -163,8 +163,12 @@ func (h *Host) fileSystem(name string) (FileSystem, bool) {
 	return FileSystem{}, false
 }
 
+// dir is the directory of this host's mounts: a mount bears no mark but its place.
 func (h *Host) dir() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.options.Dir
+	if h.options.Dir == "" {
+		return ""
+	}
+	return filepath.Join(h.options.Dir, h.mark)
 }

@@ -86,17 +86,23 @@ func (v *lvmVolume) device() string {
 	return double.Replace(v.vg) + "-" + double.Replace(v.lv)
 }
 
-// look returns the volume's device if it is active. Another device that happens to have
-// its name is an error.
+// look returns the volume's device if it is active.
 func (v *lvmVolume) look() (dmDevice, bool, error) {
-	d, ok, err := dmStatus(v.device())
+	d, there, err := v.find()
+	return d, there && d.Live, err
+}
+
+// find returns the volume's device if it is there; a kill of lvm2 leaves one that isn't
+// active. Another device that happens to have its name is an error.
+func (v *lvmVolume) find() (dmDevice, bool, error) {
+	d, there, err := dmStatus(v.device())
 	switch {
 	case err != nil:
 		return d, false, v.failed(err.Error(), err)
-	case !ok:
+	case !there:
 		return d, false, nil
 	}
-	return d, d.Live, v.ours(d)
+	return d, true, v.ours(d)
 }
 
 func (v *lvmVolume) ours(d dmDevice) error {
@@ -313,7 +319,7 @@ func (v *lvmVolume) release(ctx context.Context) error {
 // idle waits until nobody has the volume's device open.
 func (v *lvmVolume) idle(ctx context.Context) (d dmDevice, there bool, err error) {
 	err = await(ctx, releaseWait, func() (bool, error) {
-		d, there, err = v.look()
+		d, there, err = v.find()
 		return err != nil || !there || d.Open == 0, err
 	})
 	return d, there, err

@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// incompleteTag is on a logical volume from CreateLV to FinishLV.
-const incompleteTag = "trayd.incomplete"
+// incompleteTag is on a logical volume from CreateLV to FinishLV. It has the mark, so
+// that no other trayd with the same volume group takes it for its own.
+func (h *Host) incompleteTag() string { return "trayd.incomplete." + h.mark }
 
 // LVInfo is what lvm2 says of a logical volume.
 type LVInfo struct {
@@ -146,7 +147,7 @@ func (h *Host) CreateLV(ctx context.Context, vg, lv string, size int64) error {
 
 func (v *lvmVolume) create(ctx context.Context, size int64) error {
 	args := []string{
-		"--config", lvmConfig, "--yes", "--activate", "y", "--addtag", incompleteTag, "--type", "linear",
+		"--config", lvmConfig, "--yes", "--activate", "y", "--addtag", v.host.incompleteTag(), "--type", "linear",
 		// Whatever lies there is overwritten. Both would need the link that udev makes.
 		"--wipesignatures", "n", "--zero", "n",
 		// lvm2 rounds up to extents, but wants to be given sectors.
@@ -210,7 +211,7 @@ func (h *Host) FinishLV(ctx context.Context, vg, lv string) error {
 		return err
 	}
 	return h.do(ctx, v.ref, func(ctx context.Context) error {
-		o, err := h.lvm(ctx, "lvchange", "--config", lvmConfig, "--deltag", incompleteTag, v.ref.Name)
+		o, err := h.lvm(ctx, "lvchange", "--config", lvmConfig, "--deltag", h.incompleteTag(), v.ref.Name)
 		if err == nil && o.code == 0 {
 			return nil
 		}
@@ -314,7 +315,7 @@ func (h *Host) list(ctx context.Context, vg string) ([]LVInfo, error) {
 		if lv.Tags != "" {
 			i.Tags = strings.Split(lv.Tags, ",")
 		}
-		i.Incomplete = slices.Contains(i.Tags, incompleteTag)
+		i.Incomplete = slices.Contains(i.Tags, h.incompleteTag())
 		list = append(list, i)
 	}
 	return list, nil

@@ -341,7 +341,7 @@ func (v *mountVolume) Release(ctx context.Context) error {
 // release unmounts it, once nobody uses it: never by force and never later.
 func (v *mountVolume) release(ctx context.Context) error {
 	point := v.point()
-	for {
+	for refused := false; ; {
 		active, err := v.active()
 		if err != nil {
 			return err
@@ -360,9 +360,10 @@ func (v *mountVolume) release(ctx context.Context) error {
 		case errors.Is(err, unix.EBUSY):
 			holders, _ := v.Holders(ctx)
 			return &BusyError{Ref: v.ref, Holders: holders}
-		case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: not mounted any more
-			return v.failed(fmt.Errorf("it can't be unmounted: %w", err), "see the kernel's log (`dmesg`)")
+		case err != nil && (refused || !errors.Is(err, unix.EINVAL)):
+			return v.failed(fmt.Errorf("it can't be unmounted: %w", err), "see the kernel's log (`dmesg`), and whether trayd runs in a user namespace (PrivateUsers=)")
 		}
+		refused = err != nil // EINVAL: not mounted any more, or locked, which the next look tells
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -190,7 +192,7 @@ func TestMount(t *testing.T) {
 			other: &subject{host: h, ref: Ref{Mount, "two"}, content: other, rel: "sub/b.iso"}, absent: Ref{Mount, "none"},
 		}
 		s.foreign = func(t *testing.T) {
-			point := filepath.Join(dir, "mnt", "usb")
+			point := filepath.Join(dir, "mnt", "mount", "usb")
 			require.NoError(t, os.MkdirAll(point, 0o755))
 			tool(t, "mount", "-o", "ro,loop", filepath.Join(dir, "usb.img"), point)
 		}
@@ -214,11 +216,19 @@ func TestMountBeneath(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	var st unix.Statfs_t
-	require.NoError(t, unix.Statfs(filepath.Join(dir, "mnt/usb"), &st))
+	require.NoError(t, unix.Statfs(filepath.Join(dir, "mnt/mount/usb"), &st))
 	require.EqualValues(t, restricted, st.Flags&restricted)
 	orphans, err := NewHost("mount", Options{Dir: filepath.Join(dir, "mnt")}).Orphans(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []Ref{{Mount, "usb"}}, orphans)
+	stranger := NewHost("other", Options{Dir: filepath.Join(dir, "mnt")}) // another agent, with a pool of that name
+	orphans, err = stranger.Orphans(ctx)
+	require.NoError(t, err)
+	require.Empty(t, orphans)
+	require.NoError(t, volumeOf(t, stranger, Ref{Mount, "usb"}).Release(ctx))
+	active, err := v.State(ctx)
+	require.NoError(t, err)
+	require.True(t, active.Active, "it is not the stranger's")
 }
 
 // A disk that somebody has mounted already, read-write, is no problem.
@@ -233,11 +243,11 @@ func TestMountedElsewhere(t *testing.T) {
 	h := NewHost("mount", Options{Dir: filepath.Join(dir, "mnt"), Mounts: []FileSystem{{Name: "usb", Source: "LABEL=shared"}, {Name: "none", Source: "UUID=none"}}})
 	v := volumeOf(t, h, Ref{Mount, "usb"})
 	require.NoError(t, v.Activate(ctx))
-	require.ErrorIs(t, os.WriteFile(filepath.Join(dir, "mnt/usb/new"), nil, 0o600), unix.EROFS)
+	require.ErrorIs(t, os.WriteFile(filepath.Join(dir, "mnt/mount/usb/new"), nil, 0o600), unix.EROFS)
 	require.NoError(t, os.WriteFile(filepath.Join(theirs, "new"), nil, 0o600), "theirs stays as it is")
 	require.NoError(t, v.Release(ctx))
 	require.Equal(t, NotHere, reason(t, volumeOf(t, h, Ref{Mount, "none"}).Activate(ctx)))
-	require.NoDirExists(t, filepath.Join(dir, "mnt/none"))
+	require.NoDirExists(t, filepath.Join(dir, "mnt/mount/none"))
 }
 
 func TestMountOptions(t *testing.T) {
@@ -248,4 +258,25 @@ func TestMountOptions(t *testing.T) {
 	require.True(t, isNFS(FileSystem{Source: "[2001:db8::1]:/isos"}))
 	require.False(t, isNFS(FileSystem{Source: "/dev/disk/by-path/pci-0:/x"}))
 	require.Equal(t, `my\x20disc`, udevName("my disc"))
+}
+
+// TestMountLocked: a mount that a user namespace has inherited can't be ended there
+// (mount_namespaces(7)), and the attempt doesn't go on for ever.
+func TestMountLocked(t *testing.T) {
+	const inside = "TRAYD_TEST_USER_NAMESPACE"
+	if os.Getenv(inside) != "" {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		v, err := NewHost("", Options{Dir: "/"}).Volume(Ref{Mount, "proc"})
+		require.NoError(t, err)
+		require.ErrorIs(t, v.Release(ctx), unix.EINVAL)
+		return
+	}
+	needRoot(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestMountLocked$")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	root := []syscall.SysProcIDMap{{Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: root, GidMappings: root}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }

@@ -27,7 +27,7 @@ func (c *cli) changeCommand(verb, short, long, example string) *cobra.Command {
 	if verb == wire.Eject {
 		use, args = verb+" VM[/DRIVE]", 1
 	} else {
-		long += "\n\nMEDIUM is an ISO file beneath one of trayd's media_roots: its path, or its name\nbeneath a root. A bare name is looked for beneath the roots first, then here."
+		long += "\n\nMEDIUM is an ISO file beneath one of trayd's media_roots: its path, or its name\nbeneath a root. A bare name is looked for beneath the roots first, then here.\nOr it is on block storage, or in a pool: lvm:VG/LV, dm:NAME, block:/dev/NAME,\nloop:FILE, image:NAME, image:POOL/NAME, pdiv:POOL/DOMAIN/IMAGE/VOLUME."
 	}
 	long += "\n\nA guest that has the disc mounted holds the door. It is asked to let go, and waited\nfor; Ctrl-C stops the waiting, and the drive stays as it was. A second Ctrl-C leaves\nthe operation to trayd (exit code 3)."
 	cmd := &cobra.Command{

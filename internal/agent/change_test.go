@@ -20,6 +20,18 @@ func strategies(t *testing.T, f func(*testing.T, func(*Options))) {
 	}
 }
 
+// TestChangeToNothing: a change to no disc is an eject (O3).
+func TestChangeToNothing(t *testing.T) {
+	r := newRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.refused(BadRequest, Insert, "vm", "")
+	r.done(Insert, "vm", r.disc("DISC_A"))
+	out := r.done(Replace, "vm", "")
+	require.Equal(t, Eject, out.Verb)
+	r.holds("vm", "")
+}
+
 func TestInsertChangeEject(t *testing.T) {
 	strategies(t, func(t *testing.T, strategy func(*Options)) {
 		for _, kind := range qemutest.Drives {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/trayd/trayd/internal/library"
 )
@@ -11,8 +12,12 @@ import (
 // Images lists the images of the catalogue.
 func (a *Agent) Images() []library.Image { return a.images.Images() }
 
-// AddImage puts an image into a pool, see library.Add.
+// AddImage puts an image into a pool, see library.Add. It ends with the agent: an upload
+// of minutes would hold up its stop, and leave what a death leaves.
 func (a *Agent) AddImage(ctx context.Context, pool, name string, content io.Reader, size int64, by Caller) (library.Image, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.ctx, cancel)()
 	i, err := a.images.Add(ctx, pool, name, content, size)
 	a.auditImage("add image", pool, name, by, err)
 	if err != nil {
@@ -63,12 +68,33 @@ func (a *Agent) usersOf(p library.Place) []string {
 	return by
 }
 
-// cleanImages puts in order what additions that were cut off have left.
+// A pool that can't be looked into, since its disks aren't there yet after a boot or lvm2
+// is busy, is looked into again after minClean, then after twice that each time.
+const (
+	minClean = time.Second
+	maxClean = 5 * time.Minute
+)
+
+// cleanImages puts in order what additions that were cut off have left, active volumes
+// among it, as soon as it can.
 func (a *Agent) cleanImages() {
-	ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
-	defer cancel()
-	if err := a.images.Clean(ctx); err != nil && a.ctx.Err() == nil {
-		a.log.Warn("what an interrupted image add left can't be removed", "error", err)
+	said := ""
+	for pause := minClean; ; pause = min(2*pause, maxClean) {
+		ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
+		err := a.images.Clean(ctx)
+		cancel()
+		if err == nil || a.ctx.Err() != nil {
+			return
+		}
+		if err.Error() != said {
+			said = err.Error()
+			a.log.Warn("what an interrupted image add left can't be removed yet; trayd goes on trying", "error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-a.ctx.Done():
+			return
+		}
 	}
 }
 

@@ -45,6 +45,10 @@ func (a *Agent) openMedium(name string, o *Options, validate bool) (source, erro
 		if _, err := identify(f, name, path); err != nil {
 			return source{}, err
 		}
+		// By its own path: a link may be gone when the volume is to be released.
+		if path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd())); err != nil {
+			return source{}, mediumError(name, err)
+		}
 		return a.openVolume(name, volume.Ref{Kind: volume.Loop, Name: path}, "")
 	case kind == string(volume.Block):
 		return a.openFile(name, rest, o.MediaRoots, validate)
@@ -314,12 +318,25 @@ func imageError(name string, err error) error {
 	}
 	code, ok := map[library.Code]Code{
 		library.NoSuchImage: NoSuchMedium, library.NoSuchPool: NoSuchMedium,
-		library.BadName: BadRequest, library.Ambiguous: BadRequest,
+		library.BadName: BadRequest, library.Ambiguous: BadRequest, library.InUse: ImageInUse,
 	}[e.Code]
 	if !ok {
 		code = Unreadable
 	}
 	return newError(code, e.Next, "medium %s: %w", name, err)
+}
+
+// volumeCodes are those of the reasons why a volume can't be used; all others are
+// Unreadable.
+var volumeCodes = map[volume.Reason]Code{
+	volume.NoSuchGroup:  NoSuchGroup,
+	volume.NoSuchVolume: NoSuchVolume,
+	volume.Undefined:    NoSuchVolume,
+	volume.PartialGroup: GroupPartial,
+	volume.Exported:     GroupExported,
+	volume.Snapshot:     VolumeSnapshot,
+	volume.Thin:         VolumeThin,
+	volume.BadName:      BadRequest,
 }
 
 // volumeError is the error of a medium whose volume can't be had.
@@ -328,12 +345,9 @@ func volumeError(name string, err error) error {
 	if !errors.As(err, &e) {
 		return newError(Unreadable, "see `trayctl volumes`", "medium %s can't be activated: %w", name, err)
 	}
-	code := Unreadable
-	switch e.Reason {
-	case volume.NoSuchGroup, volume.NoSuchVolume, volume.Undefined:
-		code = NoSuchMedium
-	case volume.BadName:
-		code = BadRequest
+	code, ok := volumeCodes[e.Reason]
+	if !ok {
+		code = Unreadable
 	}
 	if e.Ref.String() == name {
 		return newError(code, e.Next, "medium %s: %s", name, e.Detail)

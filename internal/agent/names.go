@@ -86,6 +86,12 @@ const (
 	MachineEnded       = wire.MachineEnded
 	StateRefused       = wire.StateRefused
 	Stopping           = wire.Stopping
+	NoSuchGroup        = wire.NoSuchGroup
+	NoSuchVolume       = wire.NoSuchVolume
+	GroupPartial       = wire.GroupPartial
+	GroupExported      = wire.GroupExported
+	VolumeSnapshot     = wire.VolumeSnapshot
+	VolumeThin         = wire.VolumeThin
 	NoSuchPool         = wire.NoSuchPool
 	ImageExists        = wire.ImageExists
 	ImageInUse         = wire.ImageInUse

@@ -71,6 +71,9 @@ func (a *Agent) Start(req Request) (*Operation, error) {
 }
 
 func (a *Agent) begin(req Request) (*Operation, error) {
+	if req.Verb == Replace && req.Medium == "" {
+		req.Verb = Eject // as in oVirt: a change to no disc
+	}
 	switch req.Verb {
 	case Insert, Replace, Eject:
 	default:
@@ -198,7 +201,9 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		return &Outcome{Operation: o.ID, Verb: o.Verb, Medium: o.Medium, By: o.By, Result: Done, Reason: t.nothingToDo, At: time.Now().UTC()}, nil
 	}
 	if t.volume != nil {
-		err = o.turnOn(ctx, s, t)
+		if err = o.turnOn(ctx, s, t); err == nil {
+			err = o.lookAgain(ctx, s, t)
+		}
 	} else {
 		err = o.intend(s, t)
 	}
@@ -266,6 +271,20 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) error {
 	rec.Change = &c
 	t.change = c
 	o.drive.setRecord(rec)
+	return nil
+}
+
+// lookAgain looks at the drive once its volume is active: that may have taken seconds,
+// and a disc that somebody else has put in meanwhile is not ours to replace.
+func (o *Operation) lookAgain(ctx context.Context, s *session, t *task) error {
+	st, err := o.look(ctx, s, t.id)
+	if err != nil {
+		return err
+	}
+	if st.Node() != t.before.Node() {
+		return errors.New("what is in the drive was changed by somebody else while the volume was being activated")
+	}
+	t.before = st
 	return nil
 }
 

@@ -213,6 +213,9 @@ func (s *session) sweep(ctx context.Context) {
 	_ = s.know(ctx)             // so that the first request doesn't have to ask
 	_, _ = s.knownFeatures(ctx) // so that the first change doesn't have to ask
 	s.sweepNodes(ctx)
+	for _, d := range s.vm.allDrives() {
+		d.turnOnAgain(ctx)
+	}
 }
 
 // look observes all drives at once and settles those that need it. begun is called

@@ -105,7 +105,7 @@ func takeBack(ctx context.Context, s *session, fdset int) error {
 // restore opens the old disc's file again and puts it back. The file was in the
 // drive before, so no root is asked about.
 func (d *drive) restore(ctx context.Context, s *session, st Restore) error {
-	f, err := os.Open(st.Path)
+	f, err := d.reopen(ctx, st.Path)
 	if err != nil {
 		return fmt.Errorf("bring the old disc back: %w", err)
 	}
@@ -126,4 +126,27 @@ func (d *drive) restore(ctx context.Context, s *session, st Restore) error {
 		return fmt.Errorf("bring the old disc back: %w", err)
 	}
 	return nil
+}
+
+// reopen opens the old disc again: one on a volume by the volume's name, since QEMU
+// doesn't hold it any more and another may have the device's number by now.
+func (d *drive) reopen(ctx context.Context, path string) (*os.File, error) {
+	in := d.record().Loaded
+	if in == nil || in.Medium.Volume == nil || in.Medium.Path != path {
+		return os.Open(path)
+	}
+	a := d.vm.a
+	v, err := a.volumes.storage.Volume(*in.Medium.Volume)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := a.volumes.lock(ctx, v.Ref())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := v.Activate(ctx); err != nil {
+		return nil, err
+	}
+	return v.Open(ctx, in.Medium.Inside)
 }

@@ -207,9 +207,22 @@ func (a *Agent) users() map[volume.Ref][]VolumeUser {
 	return users
 }
 
+// usedBy are the drives that use a volume, those left out that have it to release only.
+func (a *Agent) usedBy(ref volume.Ref) []string {
+	var by []string
+	for _, u := range a.users()[ref] {
+		if u.State != StateReleasing {
+			by = append(by, u.String())
+		}
+	}
+	return by
+}
+
 // claim decides whose activation a volume is that a change is about to use: ours if
 // anything of ours uses it or is still to release it, and else whoever's it was before.
-// The caller holds the volume's lock.
+// Others can only have activated a logical volume: all else that is active carries our
+// mark, and is adopted where no record speaks of it any more. The caller holds the
+// volume's lock.
 func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign bool, err error) {
 	users := a.users()[v.Ref()]
 	for _, u := range users {
@@ -220,8 +233,40 @@ func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign bool, err e
 	if len(users) > 0 {
 		return true, nil
 	}
+	if v.Ref().Kind != volume.LVM {
+		return false, nil
+	}
 	st, err := v.State(ctx)
 	return st.Active, err
+}
+
+// turnOnAgain activates the volume of the disc that is in, should it be off: a mount of
+// trayd's goes with the mount namespace that its service manager gave it. The guest reads
+// on all the same; it is for whoever has to open the disc again.
+func (d *drive) turnOnAgain(ctx context.Context) {
+	a, in := d.vm.a, d.record().Loaded
+	if in == nil || in.Medium.Volume == nil || in.Medium.Foreign {
+		return
+	}
+	ref := *in.Medium.Volume
+	ctx, cancel := context.WithTimeout(ctx, activateLimit)
+	defer cancel()
+	unlock, err := a.volumes.lock(ctx, ref)
+	if err != nil {
+		return // the next connect tries again
+	}
+	defer unlock()
+	v, err := a.volumes.storage.Volume(ref)
+	if err != nil {
+		return
+	}
+	rec := d.record() // it may have been let go of meanwhile
+	if st, err := v.State(ctx); err != nil || st.Active || !rec.usesVolume(ref) {
+		return
+	}
+	if err := v.Activate(ctx); err != nil {
+		a.log.Warn("a volume that a drive uses is off and can't be turned on again", "vm", d.vm.name, "drive", d.name, "volume", ref.String(), "error", err)
+	}
 }
 
 // release releases a volume of the drive's queue, unless a record uses it, and takes
@@ -230,16 +275,16 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 	a := d.vm.a
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
-	unlock, err := a.volumes.lock(ctx, ref)
-	if err != nil {
-		return d.releaseFailed(ref, fmt.Errorf("volume %s is being turned on or off: %w", ref, err))
-	}
-	defer unlock()
-	var others []string // who use it, or have it queued too
-	for _, u := range a.users()[ref] {
-		if u.State != StateReleasing {
-			others = append(others, u.String())
+	// Whoever else uses it has it to release: that needs no turn, and the turn may be that
+	// of one who reads from a disk that doesn't answer.
+	others := a.usedBy(ref)
+	if len(others) == 0 {
+		unlock, err := a.volumes.lock(ctx, ref)
+		if err != nil {
+			return d.releaseFailed(ref, fmt.Errorf("volume %s is being turned on or off: %w", ref, err))
 		}
+		defer unlock()
+		others = a.usedBy(ref)
 	}
 	event := Event{Type: EventReleased, VM: d.vm.name, Drive: d.name, Detail: fmt.Sprintf("volume %s is inactive", ref)}
 	if len(others) > 0 {
@@ -294,12 +339,20 @@ func (d *drive) retryReleases(ctx context.Context) {
 	default:
 		return // whoever has it settles the drive
 	}
-	rec := d.record()
-	for _, st := range plan(rec, Observation{VM: Silent, HoldReleases: !d.releasesDue(rec)}) {
-		_ = d.carryOut(ctx, nil, Observation{VM: Silent}, st) // noted, and tried again
-	}
+	d.releaseDue(ctx)
 	d.giveUpTurn()
 	d.vm.releasedAll(d)
+}
+
+// releaseDue releases what is queued and worth a try. The caller has the drive's turn.
+func (d *drive) releaseDue(ctx context.Context) {
+	rec := d.record()
+	if !d.releasesDue(rec) {
+		return
+	}
+	for _, q := range rec.Releasing {
+		_ = d.release(ctx, q.Volume) // noted, and tried again
+	}
 }
 
 // releasesDue reports whether one of the queued releases is worth a try.

@@ -14,19 +14,23 @@ import (
 func (a *Agent) Volumes(ctx context.Context) []VolumeStatus {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	users := a.users()
 	orphans, err := a.volumes.storage.Orphans(ctx)
 	if err != nil {
 		a.log.Warn("the kernel can't be asked for volumes of this trayd", "error", err)
 	}
-	for _, ref := range orphans {
-		if _, known := users[ref]; !known {
-			users[ref] = nil
-		}
-	}
+	// The records come second: one is there before its volume is active.
+	users := a.users()
 	all := []VolumeStatus{}
 	for ref, by := range users {
 		all = append(all, a.volumeStatus(ctx, ref, by))
+	}
+	for _, ref := range orphans {
+		if _, known := users[ref]; known {
+			continue
+		}
+		if s := a.volumeStatus(ctx, ref, nil); s.Active || s.Error != "" { // not released meanwhile
+			all = append(all, s)
+		}
 	}
 	slices.SortFunc(all, func(x, y VolumeStatus) int { return strings.Compare(x.Volume, y.Volume) })
 	return all

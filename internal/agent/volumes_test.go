@@ -31,10 +31,11 @@ type storage struct {
 	active map[volume.Ref]bool // those that are; true: activated here, and not by others
 	fail   map[string]error    // by "activate vg0/a", "open vg0/a" or "release vg0/a"
 	log    []string
+	during map[string]func() // what others do meanwhile, by the same names, and "before orphans"
 }
 
 func newStorage(dir string) *storage {
-	return &storage{dir: dir, damaged: make(chan volume.Ref), active: make(map[volume.Ref]bool), fail: make(map[string]error)}
+	return &storage{dir: dir, damaged: make(chan volume.Ref), active: make(map[volume.Ref]bool), fail: make(map[string]error), during: make(map[string]func())}
 }
 
 func (s *storage) Volume(ref volume.Ref) (volume.Volume, error) {
@@ -45,6 +46,8 @@ func (s *storage) Volume(ref volume.Ref) (volume.Volume, error) {
 }
 
 func (s *storage) Orphans(context.Context) ([]volume.Ref, error) {
+	s.meanwhile("before orphans")
+	defer s.meanwhile("after orphans")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	orphans := maps.Clone(s.active)
@@ -67,6 +70,7 @@ func (s *storage) Watch(ctx context.Context, f func(volume.Ref, string)) error {
 
 // act notes what is done, and fails if it is to.
 func (s *storage) act(what string, ref volume.Ref, then func()) error {
+	s.meanwhile(what + " " + ref.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log = append(s.log, what+" "+ref.Name)
@@ -75,6 +79,17 @@ func (s *storage) act(what string, ref volume.Ref, then func()) error {
 	}
 	then()
 	return nil
+}
+
+// meanwhile does once what others do in the middle.
+func (s *storage) meanwhile(what string) {
+	s.mu.Lock()
+	f := s.during[what]
+	delete(s.during, what)
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
 }
 
 // fails has the next attempts fail, until err is nil.
@@ -236,8 +251,8 @@ func TestVolumeFails(t *testing.T) {
 		says                string
 	}{
 		{"no name", "", "lvm:-x", nil, BadRequest, "no volume can be called so"},
-		{"activation", "activate vg0/b", "lvm:vg0/b", cause, Unreadable, "a physical volume is missing"},
-		{"no such volume", "activate vg0/b", "lvm:vg0/b", &volume.Error{Reason: volume.NoSuchVolume, Detail: "there is none", Next: "lvs"}, NoSuchMedium, "there is none"},
+		{"activation", "activate vg0/b", "lvm:vg0/b", cause, GroupPartial, "a physical volume is missing"},
+		{"no such volume", "activate vg0/b", "lvm:vg0/b", &volume.Error{Reason: volume.NoSuchVolume, Detail: "there is none", Next: "lvs"}, NoSuchVolume, "there is none"},
 		{"opening", "open vg0/b", "lvm:vg0/b", errors.New("input/output error"), Unreadable, "input/output error"},
 		{"what is on it", "", "lvm:vg0/text", nil, NotADisc, "text"},
 	} {
@@ -388,6 +403,22 @@ func TestVolumeOfAnEndedMachine(t *testing.T) {
 	}
 }
 
+// TestVolumeTurnedOnAgain: a volume that went off beneath a disc, as a mount does with
+// its namespace, is on again after a restart, and off after the eject.
+func TestVolumeTurnedOnAgain(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	r.stop()
+	clear(s.active)
+	r.start()
+	r.within("the volume to be on", func() bool { return len(s.on()) == 1 })
+	r.settled()
+	r.done(Eject, "vm", "")
+	require.Empty(t, s.on())
+}
+
 // TestVolumeCorrupt: damage is told by the volume's name and for each drive that has it.
 func TestVolumeCorrupt(t *testing.T) {
 	r, s := volumeRig(t)
@@ -417,4 +448,115 @@ func TestVolumeOfTheGuestsEject(t *testing.T) {
 	require.Empty(t, g.Eject())
 	r.within("the release", func() bool { return len(s.on()) == 0 })
 	r.holds("vm", "")
+}
+
+// TestVolumeOvertaken: a disc that somebody else puts in while a volume is being
+// activated, which may take seconds, is left alone.
+func TestVolumeOvertaken(t *testing.T) {
+	for _, verb := range []string{Insert, Replace} {
+		strategies(t, func(t *testing.T, strategy func(*Options)) {
+			r, s := volumeRig(t, strategy)
+			m := r.machine("vm", qemutest.IDE)
+			r.start()
+			if verb == Replace {
+				r.done(Insert, "vm", "lvm:vg0/b")
+			}
+			theirs := r.disc("THEIRS")
+			s.during["activate vg0/a"] = func() {
+				m.qemu("blockdev-change-medium", map[string]any{"id": "cd0", "filename": theirs, "format": "raw", "force": true})
+			}
+			r.refused(OvertakenCode, verb, "vm", "lvm:vg0/a")
+			require.Equal(t, theirs, m.state("cd0").Medium.File)
+			require.Empty(t, s.on())
+		})
+	}
+}
+
+// TestVolumeOfNobody: a volume that carries our mark and that no record speaks of, after
+// the state file was repaired perhaps, is ours again for who uses it, and off after them.
+func TestVolumeOfNobody(t *testing.T) {
+	r, s := volumeRig(t)
+	s.active[volume.Ref{Kind: volume.DM, Name: "vg0_a"}] = true
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	require.Equal(t, "volume dm:vg0_a is active and belongs to nobody", r.agent.Check(t.Context())[0].Problem)
+	r.done(Insert, "vm", "dm:vg0_a")
+	require.Empty(t, r.agent.Check(t.Context()))
+	r.done(Eject, "vm", "")
+	require.Empty(t, s.on())
+}
+
+// TestVolumesMeanwhile: a volume that is activated or released while they are listed is
+// not taken for one of nobody's.
+func TestVolumesMeanwhile(t *testing.T) {
+	for _, at := range []string{"before orphans", "after orphans"} {
+		r, s := volumeRig(t)
+		r.machine("vm", qemutest.IDE)
+		r.start()
+		s.during[at] = func() { r.done(Insert, "vm", "lvm:vg0/a") }
+		require.Empty(t, r.agent.checkVolumes(t.Context()))
+		s.during[at] = func() { r.done(Eject, "vm", "") }
+		require.Empty(t, r.agent.checkVolumes(t.Context()))
+	}
+}
+
+// TestVolumeRestored: an old disc that has to be opened again is its volume's, whatever
+// its device's name leads to by now.
+func TestVolumeRestored(t *testing.T) {
+	r, s := volumeRig(t)
+	m := r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	r.done(Eject, "vm", "")
+	v := r.agent.vm("vm")
+	d, err := v.findDrive(t.Context(), "")
+	require.NoError(t, err)
+	session, release := v.current()
+	defer release()
+	ref, device := volume.Ref{Kind: volume.LVM, Name: "vg0/a"}, r.disc("ANOTHER")
+	d.setRecord(Record{VM: "vm", Drive: d.name, Process: session.process, Loaded: &Loaded{Medium: Medium{Path: device, Volume: &ref}}})
+	require.NoError(t, d.restore(t.Context(), session, Restore{Path: device, Node: r.agent.mark + "old"}))
+	require.Equal(t, []string{"vg0/a"}, s.on())
+	require.Equal(t, "DISC_A", m.Guest(t).Volume())
+	d.setRecord(Record{VM: "vm", Drive: d.name, Process: session.process, Loaded: &Loaded{Medium: Medium{Volume: &ref}, Node: r.agent.mark + "old"}})
+	r.done(Eject, "vm", "")
+	require.Empty(t, s.on())
+}
+
+// TestVolumeSharedWithOneAtWork: a drive is done with a volume that another drive is about
+// to use at once, however long that takes.
+func TestVolumeSharedWithOneAtWork(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("one", qemutest.IDE)
+	r.machine("two", qemutest.IDE)
+	r.start()
+	r.done(Insert, "one", "lvm:vg0/a")
+	s.during["activate vg0/a"] = func() { r.done(Eject, "one", "") }
+	r.done(Insert, "two", "lvm:vg0/a")
+	require.Equal(t, []string{"vg0/a"}, s.on())
+	r.done(Eject, "two", "")
+	require.Empty(t, s.on())
+}
+
+// TestReleaseWhileWaiting: what is queued for release is tried again also while the drive's
+// next operation waits for its guest.
+func TestReleaseWhileWaiting(t *testing.T) {
+	r, s := volumeRig(t)
+	g := r.machine("vm", qemutest.IDE).Guest(t)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	s.fails("release vg0/a", heldOpen)
+	r.refused(Incomplete, Replace, "vm", "lvm:vg0/b")
+	g.Volume()
+	g.Lock()
+	o := r.begin(Replace, "vm", "lvm:vg0/c", wait(time.Minute))
+	r.waiting(o)
+	s.fails("release vg0/a", nil)
+	r.within("the release", func() bool { return !slices.Contains(s.on(), "vg0/a") })
+	require.Equal(t, Waiting, o.Phase())
+	_, err := r.agent.Cancel("vm", "", "root")
+	require.NoError(t, err)
+	_, err = r.finish(o)
+	r.isError(CancelledCode, err)
+	require.Equal(t, []string{"vg0/b"}, s.on())
 }

@@ -124,6 +124,7 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		if st.TrayOpen {
 			o.answered()
 		}
+		o.drive.releaseDue(ctx) // nobody else can while this has the turn
 		if !holdsDoor(st) || time.Since(asked) >= askAgain {
 			return nil
 		}

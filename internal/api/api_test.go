@@ -83,6 +83,7 @@ func (h *host) do(method, path, body string, status int, out any) *http.Response
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(h.t, err)
 	require.Equal(h.t, status, resp.StatusCode, "%s", b)
+	require.EqualValues(h.t, len(b), resp.ContentLength, "an answer of any size says how long it is")
 	require.NoError(h.t, json.Unmarshal(b, out), "%s", b)
 	return resp
 }
@@ -142,6 +143,7 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"/etc/passwd"}`, 403, "medium-outside-roots"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + h.dir + `/nope.iso"}`, 404, "no-such-medium"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + strings.Repeat("x/", 2<<10) + `"}`, 404, "no-such-medium"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + h.dir + `/state.journal"}`, 422, "not-a-disc"},
 		{"POST", "/v1/vms/vm1/drives/cd0/cancel", "", 409, "nothing-to-cancel"},
 	} {

@@ -16,6 +16,12 @@ var statuses = map[agent.Code]int{
 	agent.NoSuchDrive:    http.StatusNotFound,
 	agent.NoSuchMedium:   http.StatusNotFound,
 	agent.NoSuchPool:     http.StatusNotFound,
+	agent.NoSuchGroup:    http.StatusNotFound,
+	agent.NoSuchVolume:   http.StatusNotFound,
+	agent.GroupPartial:   http.StatusConflict,
+	agent.GroupExported:  http.StatusConflict,
+	agent.VolumeSnapshot: http.StatusUnprocessableEntity,
+	agent.VolumeThin:     http.StatusUnprocessableEntity,
 	agent.ImageExists:    http.StatusConflict,
 	agent.ImageInUse:     http.StatusConflict,
 	agent.NoSpace:        http.StatusInsufficientStorage,
@@ -66,7 +72,5 @@ func writeProblem(w http.ResponseWriter, p *wire.Problem) {
 		http.Error(w, p.Detail, p.Status)
 		return
 	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(b, '\n'))
+	send(w, "application/problem+json", p.Status, b)
 }

@@ -216,7 +216,13 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
+	send(w, "application/json", status, b)
+}
+
+// send sends an answer with its length, so that a client can tell when it breaks off.
+func send(w http.ResponseWriter, contentType string, status int, b []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n')) // a client that has gone is no error of ours
 }

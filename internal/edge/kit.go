@@ -38,7 +38,7 @@ var rootScript string
 var packages = []string{
 	"systemd", "systemd-sysv", "dbus", "udev", "kmod",
 	"lvm2", "dmsetup", "thin-provisioning-tools", "cryptsetup-bin", // veritysetup
-	"util-linux", "mount", "e2fsprogs", "qemu-system-x86", "qemu-utils",
+	"nfs-kernel-server", "util-linux", "mount", "e2fsprogs", "qemu-system-x86", "qemu-utils",
 	"mawk", "grep", "sed", "tar", "findutils", "procps", "less",
 }
 

@@ -40,7 +40,7 @@ done
 # Drivers for what such a machine has, and what volumes and discs are made of. All
 # modules would be 400 MB.
 mkdir -p "$root/usr/lib/modules/$release"
-for part in kernel/arch kernel/crypto kernel/lib kernel/fs kernel/net/9p \
+for part in kernel/arch kernel/crypto kernel/lib kernel/fs kernel/net/9p kernel/net/sunrpc kernel/net/dns_resolver \
 	kernel/drivers/ata kernel/drivers/block kernel/drivers/cdrom kernel/drivers/char kernel/drivers/md \
 	kernel/drivers/nvme kernel/drivers/scsi kernel/drivers/virtio modules.builtin modules.builtin.modinfo modules.order; do
 	mkdir -p "$(dirname "$root/usr/lib/modules/$release/$part")"
@@ -60,6 +60,8 @@ ln -sf dash "$root/usr/bin/sh"
 ln -sf /usr/share/zoneinfo/Etc/UTC "$root/etc/localtime"
 # udev's and tmpfiles' rules speak of groups that udev's script makes.
 printf 'g %s - -\n' input sgx kvm render >"$root/usr/lib/sysusers.d/udev.conf"
+# And tmpfiles' of a user that rpcbind's makes, which nfs-kernel-server brings along.
+printf 'u _rpc - - /run/rpcbind\n' >"$root/usr/lib/sysusers.d/rpcbind.conf"
 systemd-sysusers --root="$root" 2>/dev/null
 grep -q ^messagebus: "$root/etc/passwd" || {
 	echo messagebus:x:100:101::/nonexistent:/usr/sbin/nologin >>"$root/etc/passwd"

@@ -49,10 +49,13 @@ func (l *Library) Add(ctx context.Context, pool, name string, content io.Reader,
 		return Image{}, err
 	}
 	defer done()
+	if err := l.strayed(p, name); err != nil {
+		return Image{}, err
+	}
 	if _, there := l.in(p, name, false); there {
 		return Image{}, problem(Exists, "`trayctl image rm` removes it; or choose another name", "pool %s has an image %s already", pool, name)
 	}
-	i := Image{Name: name, Pool: pool, Size: size, Added: time.Now().UTC()}
+	i := Image{Name: name, Pool: pool, Size: size, Added: time.Now().UTC(), Place: placeIn(p, name)}
 	if p.Type == LVM {
 		err = l.addLV(ctx, p, &i, content)
 	} else {
@@ -77,10 +80,26 @@ func (l *Library) occupy(pool, name string) (done func(), err error) {
 	}, nil
 }
 
+// occupied reports whether an image is being added or removed. Its volume is active then
+// without a drive's record, and goes off at the end, whoever has just begun to use it.
+func (l *Library) occupied(pool, name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy[key(pool, name)]
+}
+
+// mayWrite says how trayd gets to write where it could not.
+func mayWrite(path string, err error) string {
+	if errors.Is(err, unix.EROFS) {
+		return "trayd's unit lets it write beneath /var/lib/trayd only: `systemctl edit trayd`, [Service], ReadWritePaths=" + path
+	}
+	return "let trayd's user write to " + path
+}
+
 // addFile writes a file beside its name and gives it the name when it is whole.
 func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Reader) (err error) {
 	if err := os.MkdirAll(p.Path, 0o755); err != nil {
-		return problem(Failed, "let trayd's user make it", "the directory of pool %s can't be made: %w", p.Name, err)
+		return problem(Failed, mayWrite(p.Path, err), "the directory of pool %s can't be made: %w", p.Name, err)
 	}
 	var fs unix.Statfs_t
 	if unix.Statfs(p.Path, &fs) == nil && int64(fs.Bavail)*fs.Bsize < i.Size {
@@ -90,12 +109,12 @@ func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Read
 	path := filepath.Join(p.Path, "."+i.Name+partial)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
-		return problem(Failed, "let trayd's user write to "+p.Path, "image %s can't be written to pool %s: %w", i.Name, p.Name, err)
+		return problem(Failed, mayWrite(p.Path, err), "image %s can't be written to pool %s: %w", i.Name, p.Name, err)
 	}
 	defer f.Close()
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(path))
+		if e := os.Remove(path); err != nil { // else Clean removes it
+			err = errors.Join(err, e)
 		}
 	}()
 	if err := fill(ctx, f, i, content); err != nil {
@@ -104,11 +123,13 @@ func (l *Library) addFile(ctx context.Context, p Pool, i *Image, content io.Read
 	if err := os.Link(path, final); err != nil { // and not rename: it never replaces one
 		return problem(Failed, "is there one of that name?", "image %s can't get its name: %w", i.Name, err)
 	}
-	if err := errors.Join(os.Remove(path), syncDir(p.Path)); err != nil {
-		return problem(Failed, "see the disk that holds it", "image %s can't be made durable: %w", i.Name, err)
+	// The other name goes last: by the two cleanFile knows a file that is not in the
+	// catalogue for ours.
+	if err := syncDir(p.Path); err != nil {
+		return errors.Join(problem(Failed, "see the disk that holds it", "image %s can't be made durable: %w", i.Name, err), os.Remove(final))
 	}
 	if err := l.journal.Put(key(i.Pool, i.Name), i); err != nil {
-		return problem(Failed, "see `trayctl state check`", "image %s can't be written to the catalogue: %w", i.Name, err)
+		return errors.Join(problem(Failed, "see `trayctl state check`", "image %s can't be written to the catalogue: %w", i.Name, err), os.Remove(final))
 	}
 	return nil
 }
@@ -155,12 +176,26 @@ func (l *Library) finish(ctx context.Context, p Pool, i *Image) error {
 		v, err = l.storage.Volume(volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + i.Name})
 	}
 	if err == nil {
-		err = v.Release(ctx)
+		err = releasePatiently(ctx, v)
 	}
 	if err != nil {
 		return volumeProblem(i, p, err)
 	}
 	return nil
+}
+
+// scanTime is how long whoever scans a volume that was just written may hold it open: a
+// slow disk, a udev with much to do. The upload is not thrown away over that.
+const scanTime = 20 * time.Second
+
+func releasePatiently(ctx context.Context, v volume.Volume) error {
+	for end := time.Now().Add(scanTime); ; time.Sleep(scanTime / 100) {
+		err := v.Release(ctx)
+		var busy *volume.BusyError
+		if !errors.As(err, &busy) || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // cleanLimit is how long the removal of what a failure left may take.
@@ -257,6 +292,9 @@ func (l *Library) Remove(ctx context.Context, pool, name string, users func(Plac
 	if !known {
 		return problem(NoSuchImage, "`trayctl image ls` shows those that there are", "no image %s that trayd has added to pool %s", name, pool)
 	}
+	if err := l.strayed(p, name); err != nil {
+		return err
+	}
 	if by := users(place); there && len(by) > 0 {
 		return problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, pool, strings.Join(by, ", "))
 	}
@@ -286,7 +324,7 @@ func (l *Library) Clean(ctx context.Context) error {
 			left, _ := filepath.Glob(filepath.Join(p.Path, ".*"+partial)) // the pattern is right
 			for _, path := range left {
 				name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "."), partial)
-				errs = append(errs, l.alone(p, name, func() error { return os.Remove(path) }))
+				errs = append(errs, l.alone(p, name, func() error { return l.cleanFile(p, name, path) }))
 			}
 		case LVM:
 			lvs, err := l.storage.ListLVs(ctx, p.VG)
@@ -311,8 +349,26 @@ func (l *Library) alone(p Pool, name string, f func() error) error {
 	return f()
 }
 
+// cleanFile removes what is left of a file; with the image's own name, if it got that and
+// didn't get into the catalogue.
+func (l *Library) cleanFile(p Pool, name, path string) error {
+	if _, ok := l.Image(p.Name, name); !ok {
+		final := filepath.Join(p.Path, name+".iso")
+		left, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		if named, err := os.Lstat(final); err == nil && os.SameFile(left, named) {
+			if err := os.Remove(final); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Remove(path)
+}
+
 func (l *Library) cleanLV(ctx context.Context, p Pool, name string) error {
-	if i, ok := l.Image(p.Name, name); ok {
+	if i, ok := l.Image(p.Name, name); ok && i.Place == placeIn(p, name) {
 		return l.finish(ctx, p, &i)
 	}
 	return l.storage.RemoveLV(ctx, p.VG, name)

@@ -169,9 +169,12 @@ func (l *Library) Find(name string) (Place, error) {
 		in    []string
 		named = len(pools) == 1
 		shut  []string // pools that nobody can look into now
+		busy  bool
 	)
 	for _, p := range pools {
-		if place, ok := l.in(p, name, named); ok {
+		if l.occupied(p.Name, name) {
+			busy = true
+		} else if place, ok := l.in(p, name, named); ok {
 			found, in = append(found, place), append(in, "image:"+p.Name+"/"+name)
 		} else if p.Type == Mount {
 			shut = append(shut, "image:"+p.Name+"/"+name)
@@ -182,6 +185,8 @@ func (l *Library) Find(name string) (Place, error) {
 		return found[0], nil
 	case len(found) > 1:
 		return Place{}, problem(Ambiguous, "name one: "+strings.Join(in, ", "), "image %s is in several pools", name)
+	case busy:
+		return Place{}, problem(InUse, "wait for it to end", "image %s is being added or removed", name)
 	case len(pools) == 0:
 		return Place{}, problem(NoSuchImage, "add a [[pool]] to trayd.toml, or name a file by its path", "no image %s: there are no pools", name)
 	case len(shut) > 0:
@@ -202,7 +207,7 @@ func (l *Library) in(p Pool, name string, named bool) (Place, bool) {
 			}
 		}
 	case LVM:
-		if i, ok := l.Image(p.Name, name); ok {
+		if i, ok := l.Image(p.Name, name); ok && i.Place == placeIn(p, name) {
 			return Place{Volume: &volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + name}, Size: i.Size}, true
 		}
 	case Mount:
@@ -211,6 +216,24 @@ func (l *Library) in(p Pool, name string, named bool) (Place, bool) {
 		}
 	}
 	return Place{}, false
+}
+
+// placeIn is where an image that is added to a pool comes to lie.
+func placeIn(p Pool, name string) string {
+	if p.Type == LVM {
+		return volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + name}.String()
+	}
+	return filepath.Join(p.Path, name+".iso")
+}
+
+// strayed is the error of an image of the catalogue that lies elsewhere than its pool is
+// now: what lies there under its name is somebody else's.
+func (l *Library) strayed(p Pool, name string) error {
+	i, known := l.Image(p.Name, name)
+	if now := placeIn(p, name); known && i.Place != now {
+		return problem(Failed, "define the pool as it was, then remove the image", "image %s of pool %s was put into %s, and the pool's place is %s now", name, p.Name, i.Place, now)
+	}
+	return nil
 }
 
 // FindPDIV finds a disc by oVirt's coordinates: POOL/DOMAIN/IMAGE/VOLUME. The domain is

@@ -26,6 +26,8 @@ type volumes struct {
 	incomplete map[string]bool
 	active     map[string]bool
 	fail       map[string]error // by the method's name
+	scans      int              // that hold a volume open when it is to be released
+	finishing  func()           // what others do meanwhile
 }
 
 func newVolumes(t *testing.T) *volumes {
@@ -48,6 +50,9 @@ func (v *volumes) OpenForWriting(_ context.Context, _, lv string) (*os.File, err
 func (v *volumes) FinishLV(_ context.Context, _, lv string) error {
 	if v.fail["finish"] != nil {
 		return v.fail["finish"]
+	}
+	if v.finishing != nil {
+		v.finishing()
 	}
 	delete(v.incomplete, lv)
 	return nil
@@ -78,6 +83,10 @@ type released struct {
 }
 
 func (r released) Release(context.Context) error {
+	if r.v.scans > 0 { // udev has it open for a moment
+		r.v.scans--
+		return &volume.BusyError{Ref: r.ref}
+	}
 	_, lv, _ := strings.Cut(r.ref.Name, "/")
 	delete(r.v.active, lv)
 	return nil
@@ -115,6 +124,7 @@ func TestAdd(t *testing.T) {
 			ctx := t.Context()
 			dir := filepath.Join(t.TempDir(), "pool")
 			l, v := newLibrary(t, dir)
+			v.scans = 2
 			i, err := l.Add(ctx, pool, "debian", bytes.NewReader(iso), int64(len(iso)))
 			require.NoError(t, err)
 			require.Equal(t, "DEBIAN", i.VolumeID)
@@ -191,6 +201,63 @@ func TestAddFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFindMeanwhile: an image can't be had before it is finished, also when it is in the
+// catalogue already.
+func TestFindMeanwhile(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	l, v := newLibrary(t, t.TempDir())
+	v.finishing = func() {
+		_, err := l.Find("debian")
+		require.Equal(t, InUse, code(err))
+	}
+	_, err := l.Add(t.Context(), "fast", "debian", bytes.NewReader(iso), int64(len(iso)))
+	require.NoError(t, err)
+	_, err = l.Find("debian")
+	require.NoError(t, err)
+}
+
+// TestPoolMoved: what lies under an image's name where its pool is now, by another
+// configuration, is neither used for it nor removed.
+func TestPoolMoved(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	before, after := t.TempDir(), t.TempDir()
+	l, v := newLibrary(t, before)
+	for _, pool := range []string{"local", "fast"} {
+		_, err := l.Add(t.Context(), pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+		require.NoError(t, err)
+	}
+	theirs := filepath.Join(after, "debian.iso")
+	require.NoError(t, os.WriteFile(theirs, nil, 0o600))
+	l.Configure([]Pool{{Name: "local", Type: Dir, Path: after}, {Name: "fast", Type: LVM, VG: "vg1"}})
+	_, err := l.Find("fast/debian")
+	require.Equal(t, NoSuchImage, code(err))
+	for _, pool := range []string{"local", "fast"} {
+		_, err := l.Add(t.Context(), pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+		require.Equal(t, Failed, code(err))
+		require.ErrorContains(t, l.Remove(t.Context(), pool, "debian", func(Place) []string { return nil }), "was put into")
+	}
+	require.FileExists(t, theirs)
+	require.Equal(t, []string{"debian"}, entries(t, v.dir))
+	require.Len(t, l.Images(), 2)
+}
+
+// TestAddUncatalogued: an image that can't be written to the catalogue is not left behind
+// as a file that nobody added, also when trayd dies in between.
+func TestAddUncatalogued(t *testing.T) {
+	iso := disc(t, "DEBIAN")
+	dir := t.TempDir()
+	l, _ := newLibrary(t, dir)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "debian.iso"), iso, 0o600))
+	require.NoError(t, os.Link(filepath.Join(dir, "debian.iso"), filepath.Join(dir, ".debian"+partial)))
+	require.NoError(t, l.Clean(t.Context()))
+	require.Empty(t, entries(t, dir))
+	require.NoError(t, l.journal.Close())
+	_, err := l.Add(t.Context(), "local", "debian", bytes.NewReader(iso), int64(len(iso)))
+	require.ErrorContains(t, err, "the catalogue")
+	require.NotContains(t, err.Error(), "no such file")
+	require.Empty(t, entries(t, dir))
 }
 
 // TestClean: what was cut off is finished when it is whole, and removed when it isn't.

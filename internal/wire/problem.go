@@ -50,6 +50,12 @@ const (
 	MachineEnded   Code = "machine-ended"
 	StateRefused   Code = "state-file-refused" // the journal can't take the intent
 	Stopping       Code = "stopping"
+	NoSuchGroup    Code = "no-such-volume-group"
+	NoSuchVolume   Code = "no-such-volume"
+	GroupPartial   Code = "volume-group-partial"  // physical volumes are missing
+	GroupExported  Code = "volume-group-exported" // vgexport
+	VolumeSnapshot Code = "volume-snapshot"
+	VolumeThin     Code = "volume-thin"
 	NoSuchPool     Code = "no-such-pool"
 	ImageExists    Code = "image-exists"
 	ImageInUse     Code = "image-in-use"

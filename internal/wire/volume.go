@@ -64,6 +64,8 @@ type Image struct {
 	SHA256   string    `json:"sha256"`
 	VolumeID string    `json:"volume_id,omitempty"`
 	Added    time.Time `json:"added"`
+	// Place is the file or the logical volume that was made for it.
+	Place string `json:"place,omitempty"`
 }
 
 // String is the image as people name it.

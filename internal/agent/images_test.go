@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
+)
+
+// upload is content that comes as long as anybody reads it.
+type upload struct{ began chan struct{} }
+
+func (u *upload) Read(p []byte) (int, error) {
+	if u.began != nil {
+		close(u.began)
+		u.began = nil
+	}
+	time.Sleep(time.Millisecond)
+	return 1, nil
+}
+
+// TestStopWhileAdding: an upload doesn't outlive the agent, and leaves nothing.
+func TestStopWhileAdding(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}} })
+	r.start()
+	began, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := r.agent.AddImage(t.Context(), "local", "x", &upload{began}, 1<<20, Caller{Name: "test"})
+		ended <- err
+	}()
+	<-began
+	r.stop()
+	select {
+	case err := <-ended:
+		require.ErrorContains(t, err, "broke off")
+	case <-time.After(patience):
+		require.FailNow(t, "it goes on")
+	}
+	require.NoFileExists(t, r.opts.Pools[0].Path+"/.x.partial")
+}
+
+// lateGroup is a volume group whose disks come after trayd's start, and in which an
+// addition was cut off.
+type lateGroup struct {
+	*storage
+	asked   atomic.Int32
+	removed chan string
+}
+
+func (g *lateGroup) ListLVs(context.Context, string) ([]volume.LVInfo, error) {
+	if g.asked.Add(1) == 1 {
+		return nil, errors.New("there is no volume group vg0 here")
+	}
+	return []volume.LVInfo{{Name: "half", Active: true, Incomplete: true}}, nil
+}
+
+func (g *lateGroup) RemoveLV(_ context.Context, vg, lv string) error {
+	g.removed <- vg + "/" + lv
+	return nil
+}
+
+// TestCleanLater: what an addition left is removed also when its pool comes late.
+func TestCleanLater(t *testing.T) {
+	r, s := volumeRig(t)
+	g := &lateGroup{storage: s, removed: make(chan string, 1)}
+	r.opts.Storage, r.opts.Pools = g, []library.Pool{{Name: "fast", Type: library.LVM, VG: "vg0"}}
+	r.start()
+	select {
+	case lv := <-g.removed:
+		require.Equal(t, "vg0/half", lv)
+	case <-time.After(patience):
+		require.FailNow(t, "it is never removed")
+	}
+}
