@@ -129,6 +129,9 @@ func (a *Agent) checkVolumes(ctx context.Context) []Finding {
 		case v.Error != "":
 			f.Problem, f.Next = v.Error, "see `trayctl volumes`"
 		case len(loaded) > 0 && !v.Active:
+			if ref, err := volume.ParseRef(v.Volume); err == nil && !slices.Equal(a.users()[ref], v.Users) {
+				continue // it was let go of between the look at the records and the one at the kernel
+			}
 			f.Problem = fmt.Sprintf("volume %s is not active, and %s uses it", v.Volume, strings.Join(loaded, ", "))
 			f.Next = "somebody else has deactivated it; eject the disc, then insert it again"
 		default:
