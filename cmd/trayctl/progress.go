@@ -67,6 +67,8 @@ func (p *progress) update(op *wire.OperationStatus) {
 	case op.Phase == wire.Waiting && op.Deadline != nil:
 		left := max(0, time.Until(*op.Deadline).Round(time.Second))
 		p.line(fmt.Sprintf("waiting for the guest to let go of the disc in %s/%s: %s left (Ctrl-C stops waiting)", op.VM, op.Drive, left))
+	case op.Phase == wire.Activating:
+		p.line(fmt.Sprintf("turning on the volume of %s", op.Medium))
 	case op.Phase == wire.Changing:
 		p.line(fmt.Sprintf("waiting for QEMU of %s", op.VM))
 	}
