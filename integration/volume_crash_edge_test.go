@@ -5,6 +5,7 @@ package integration_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/internal/agent"
@@ -310,4 +312,34 @@ func (r *volumeRig) verity(name, disc string) string {
 	require.NoError(t, os.WriteFile(data, content, 0o600))
 	tool(t, "veritysetup", "format", "--root-hash-file", root, data, hash)
 	return fmt.Sprintf("[[volume]]\nname = %q\ntype = \"verity\"\ndata = %q\nhash = %q\nroot_hash = %q\n", name, data, hash, strings.TrimSpace(read(t, root)))
+}
+
+// TestKilledWhileActivating kills trayd while the lvchange that it has started still
+// runs: that turns the volume on after trayd's next start. Nobody has to find it later.
+func TestKilledWhileActivating(t *testing.T) {
+	r := newVolumeRig(t, "ONE", "TWO")
+	_, guest := r.machine("vm", qemutest.SATA.With("")...)
+	r.start("")
+	r.up()
+	r.must("insert", "vm", r.lv("ONE"))
+	// lvm2 waits for the group's lock. Whoever changes the group has it.
+	lock, err := os.OpenFile("/run/lock/lvm/V_"+r.group, os.O_RDWR|os.O_CREATE, 0o600)
+	require.NoError(t, err)
+	defer lock.Close()
+	require.NoError(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
+	cmd := r.command("change", "vm", r.lv("TWO"))
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return exec.Command("pgrep", "lvchange").Run() == nil }, soon, poll)
+	r.kill()
+	require.Error(t, cmd.Wait())
+	r.start("")
+	time.Sleep(2 * time.Second) // while it has much time to see that TWO is inactive
+	require.NoError(t, unix.Flock(int(lock.Fd()), unix.LOCK_UN))
+	r.up()
+	require.Eventually(t, func() bool {
+		return exec.Command("pgrep", "lvchange").Run() != nil && len(r.records()["vm/cd0"].Releasing) == 0
+	}, soon, poll)
+	r.holds("vm/cd0", "ONE", guest)
+	r.active("ONE")
+	r.ok()
 }

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// toolEnv is the whole environment of a tool: its messages are English, and lvm2 does
+// toolEnv is, with toolMark, the whole environment of a tool: its messages are English, and lvm2 does
 // not complain of descriptors that it inherits, of which there are none (Go opens all
 // with O_CLOEXEC). What udev does is left to lvm2: it waits for udev where udevd runs,
 // and makes the links itself where it doesn't.
@@ -62,14 +63,15 @@ func findTool(name string) (string, error) {
 // runTool runs a tool to its end; a shell has no part in it. When ctx ends the tool is
 // asked to end, and after killAfter it is killed. One that hangs in the kernel can't be:
 // callers leave it behind (see do).
-func runTool(ctx context.Context, name string, args ...string) (output, error) {
+func (h *Host) runTool(ctx context.Context, name string, args ...string) (output, error) {
 	path, err := findTool(name)
 	if err != nil {
 		return output{}, err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.Env, cmd.Dir = &stdout, &stderr, toolEnv, "/"
+	cmd.Stdout, cmd.Stderr, cmd.Dir = &stdout, &stderr, "/"
+	cmd.Env = append(slices.Clone(toolEnv), toolMark+h.mark)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
 	// A Ctrl-C at trayd's terminal is not meant for it.

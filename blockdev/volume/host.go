@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Options is what a Host knows besides what the kernel and lvm2 tell it.
@@ -52,8 +53,9 @@ type FileSystem struct {
 
 // Host is the volumes of this host. Its methods are safe for concurrent use.
 type Host struct {
-	mark   string
-	onTool func(command string, o output) // a test listens
+	mark    string
+	isAlone atomic.Bool                    // see alone
+	onTool  func(command string, o output) // a test listens
 
 	mu      sync.Mutex // guards below
 	options Options

@@ -120,7 +120,10 @@ func (v *lvmVolume) failed(detail string, err error) error {
 	return e
 }
 
-func (v *lvmVolume) State(context.Context) (State, error) {
+func (v *lvmVolume) State(ctx context.Context) (State, error) {
+	if err := v.host.alone(ctx, v.ref); err != nil {
+		return State{}, err
+	}
 	d, ok, err := v.look()
 	if err != nil || !ok {
 		return State{}, err

@@ -34,7 +34,7 @@ type GroupSpace struct {
 
 // lvm runs one of lvm2's commands. A test sees how long they took.
 func (h *Host) lvm(ctx context.Context, command string, args ...string) (output, error) {
-	o, err := runTool(ctx, command, args...)
+	o, err := h.runTool(ctx, command, args...)
 	if h.onTool != nil {
 		h.onTool(command, o)
 	}

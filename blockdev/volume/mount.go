@@ -178,7 +178,7 @@ func (v *mountVolume) mountDevice(ctx context.Context, f FileSystem, point strin
 		_, err = mount.Mount(device, point, f.Type, data, flags)
 	} else if _, err = mount.TryMount(device, point, data, flags); err != nil && !errors.Is(err, unix.EBUSY) {
 		// u-root knows some file systems by their magic numbers; blkid knows the others.
-		if o, e := runTool(ctx, "blkid", "--probe", "--output", "value", "--match-tag", "TYPE", device); e == nil && o.code == 0 {
+		if o, e := v.host.runTool(ctx, "blkid", "--probe", "--output", "value", "--match-tag", "TYPE", device); e == nil && o.code == 0 {
 			_, err = mount.Mount(device, point, strings.TrimSpace(string(o.stdout)), data, flags)
 		}
 	}
@@ -243,7 +243,7 @@ func (v *mountVolume) find(ctx context.Context, source string) (string, error) {
 		return "", &Error{Ref: v.ref, Reason: BadName, Detail: fmt.Sprintf("%q is no source", source), Next: "use a device, LABEL=..., UUID=... or server:/export"}
 	}
 	// blkid reads the superblocks now; udev's links are of the time when it looked.
-	if o, err := runTool(ctx, "blkid", "--cache-file", "/dev/null", "--list-one", "--match-token", tag+"="+value, "--output", "device"); err == nil && o.code == 0 {
+	if o, err := v.host.runTool(ctx, "blkid", "--cache-file", "/dev/null", "--list-one", "--match-token", tag+"="+value, "--output", "device"); err == nil && o.code == 0 {
 		if device := strings.TrimSpace(string(o.stdout)); device != "" {
 			return device, nil
 		}

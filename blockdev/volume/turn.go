@@ -26,7 +26,13 @@ func (h *Host) do(ctx context.Context, ref Ref, work func(context.Context) error
 	done, left := make(chan error), make(chan struct{})
 	go func() {
 		defer func() { <-turn }()
-		err := work(ctx)
+		var err error
+		if ref.Kind == LVM {
+			err = h.alone(ctx, ref)
+		}
+		if err == nil {
+			err = work(ctx)
+		}
 		select {
 		case done <- err:
 		case <-left:
