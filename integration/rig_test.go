@@ -74,7 +74,7 @@ func (r *rig) running(name string, args ...string) (*qemutest.VM, *qmp.Conn) {
 	side := filepath.Join(r.dir, name+".side")
 	args = append(args, qemutest.Idle(r.t, r.dir)...)
 	vm := r.vm(name, append(args, "-qmp", "unix:"+side+",server=on,wait=off")...)
-	conn, err := qmp.Dial(r.t.Context(), side, nil)
+	conn, err := qmp.Dial(r.t.Context(), side, &qmp.Options{Timeout: time.Minute}) // on a host under load
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { conn.Close() })
 	qemutest.Run(r.t, conn)

@@ -72,10 +72,10 @@ func TestSoak(t *testing.T) {
 		r.up()
 		counts.round(r, all, rand.New(rand.NewPCG(seed, choices.Uint64())))
 		r.rest(all)
+		t.Logf("%s: %+v", time.Since(begin).Round(time.Second), counts.tally)
 		r.stop()
 		r.log.Reset() // only the last round's is of interest
 	}
-	t.Logf("%s: %+v", time.Since(begin).Round(time.Second), counts.tally)
 	require.NotZero(t, counts.Done)
 
 	r.start("")
@@ -195,6 +195,11 @@ func (r *volumeRig) rest(all []*soakVM) {
 		if r.get("/v1/vms", &vms) != nil || len(vms) != len(all) {
 			return false
 		}
+		for _, rec := range r.records() {
+			if rec.Change != nil || rec.Releasing != nil {
+				return false
+			}
+		}
 		for _, v := range vms {
 			if !v.Answered || slices.ContainsFunc(v.Drives, func(d agent.DriveStatus) bool {
 				return d.Operation != nil || d.Tray != "closed" || len(d.Releasing) > 0 || d.State != agent.StateEmpty && d.State != agent.StateLoaded
@@ -238,6 +243,11 @@ func (r *volumeRig) rest(all []*soakVM) {
 			want = []string{r.device(in)}
 		}
 		require.ElementsMatch(t, want, devices, "devices that %s has open", v.name)
+	}
+	for name, rec := range records {
+		if rec.Loaded != nil {
+			require.True(t, used[rec.Loaded.Medium.VolumeID], "the record of %s", name)
+		}
 	}
 	var names []string
 	for name := range used {
