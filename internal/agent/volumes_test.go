@@ -462,9 +462,7 @@ func TestVolumeOvertaken(t *testing.T) {
 				r.done(Insert, "vm", "lvm:vg0/b")
 			}
 			theirs := r.disc("THEIRS")
-			s.during["activate vg0/a"] = func() {
-				m.qemu("blockdev-change-medium", map[string]any{"id": "cd0", "filename": theirs, "format": "raw", "force": true})
-			}
+			s.during["activate vg0/a"] = func() { m.puts("cd0", theirs) }
 			r.refused(OvertakenCode, verb, "vm", "lvm:vg0/a")
 			require.Equal(t, theirs, m.state("cd0").Medium.File)
 			require.Empty(t, s.on())
