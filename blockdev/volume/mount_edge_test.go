@@ -67,7 +67,7 @@ func TestMountNFS(t *testing.T) {
 	require.NoError(t, os.WriteFile("/proc/fs/nfsd/v4_end_grace", []byte("Y"), 0))
 
 	h := NewHost("edge", Options{Dir: filepath.Join(dir, "mnt"), Mounts: []FileSystem{
-		{Name: "nas", Source: "127.0.0.1:" + export}, {Name: "typed", Source: "localhost:" + export, Type: "nfs4", Options: "soft,timeo=50"},
+		{Name: "nas", Source: "127.0.0.1:" + export, Options: "soft,timeo=50"}, {Name: "typed", Source: "localhost:" + export, Type: "nfs4", Options: "soft,timeo=50"},
 		{Name: "none", Source: "127.0.0.1:/no/such/export", Options: "soft,timeo=50"},
 	}})
 	for _, name := range []string{"nas", "typed"} {
@@ -82,7 +82,7 @@ func TestMountNFS(t *testing.T) {
 		var busy *BusyError
 		require.NoError(t, f.Close())
 		held := exec.Command("/bin/sleep", "60")
-		held.Dir = filepath.Join(dir, "mnt", name)
+		held.Dir = filepath.Join(dir, "mnt", "edge", name)
 		require.NoError(t, held.Start())
 		require.ErrorAs(t, v.Release(ctx), &busy)
 		require.NoError(t, held.Process.Kill())
