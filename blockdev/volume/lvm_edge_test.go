@@ -23,7 +23,7 @@ import (
 // group makes a volume group on both empty disks.
 func group(t *testing.T, vg string) {
 	t.Helper()
-	tool(t, "pvcreate", edge.Disks[0], edge.Disks[1])
+	tool(t, "pvcreate", "--yes", edge.Disks[0], edge.Disks[1]) // whatever an earlier test left there
 	tool(t, "vgcreate", vg, edge.Disks[0], edge.Disks[1])
 	t.Cleanup(func() {
 		tool(t, "vgremove", "--yes", vg)
