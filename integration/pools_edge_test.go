@@ -169,7 +169,7 @@ func TestMountPool(t *testing.T) {
 	require.Equal(t, []string{"stick"}, mounted(t, "self"))
 	r.must("change", "vm2", "image:disc/readme.txt", "--no-validate")
 	require.Equal(t, []string{"disc"}, mounted(t, "self"))
-	require.Equal(t, string(agent.NoSuchMedium), r.fails(1, "change", "vm2", "image:stick/nope.iso").Code)
+	require.Equal(t, string(agent.NoSuchVolume), r.fails(1, "change", "vm2", "image:stick/nope.iso").Code)
 	require.Equal(t, []string{"disc"}, mounted(t, "self"))
 	r.must("eject", "vm2")
 	require.Empty(t, mounted(t, "self"))
