@@ -79,13 +79,14 @@ func (v *dmVolume) State(context.Context) (State, error) {
 // held reports whether anybody else has the device open.
 func held(d dmDevice) bool { return d.Open > 0 && d.Open > ownOpens(d.rdev()) }
 
-func (v *dmVolume) Activate(ctx context.Context) error {
+func (v *dmVolume) Activate(ctx context.Context) (bool, error) {
 	made := false
-	return v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
+	err := v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
 		if made {
 			_ = v.remove(context.Background())
 		}
 	})
+	return err == nil && made, err
 }
 
 func (v *dmVolume) activate(ctx context.Context, made *bool) error {

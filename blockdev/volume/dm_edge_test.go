@@ -36,7 +36,7 @@ func TestDM(t *testing.T) {
 			other: &subject{host: h, ref: Ref{DM, "file"}, content: c}, absent: Ref{DM, "none"},
 		}
 		s.foreign = func(t *testing.T) { // an agent that was killed
-			require.NoError(t, volumeOf(t, NewHost("edge", h.options), s.ref).Activate(context.Background()))
+			require.NoError(t, activate(context.Background(), volumeOf(t, NewHost("edge", h.options), s.ref)))
 		}
 		t.Cleanup(func() {
 			require.Eventually(t, func() bool {
@@ -68,10 +68,10 @@ func TestDMRefused(t *testing.T) {
 		"directory": {Extent{Device: dir}, Damaged},
 	} {
 		h := NewHost("edge", Options{DM: []Definition{{Name: name, Linear: []Extent{{Device: disk}, c.extent}}}})
-		require.Equal(t, c.want, reason(t, volumeOf(t, h, Ref{DM, name}).Activate(ctx)), name)
+		require.Equal(t, c.want, reason(t, activate(ctx, volumeOf(t, h, Ref{DM, name}))), name)
 	}
 	h := NewHost("edge", Options{DM: []Definition{{Name: "neither"}}})
-	require.Equal(t, Damaged, reason(t, volumeOf(t, h, Ref{DM, "neither"}).Activate(ctx)))
+	require.Equal(t, Damaged, reason(t, activate(ctx, volumeOf(t, h, Ref{DM, "neither"}))))
 	left, err := dmNames("")
 	require.NoError(t, err)
 	require.Empty(t, left)
@@ -82,7 +82,7 @@ func TestDMRefused(t *testing.T) {
 	tool(t, "mount", edge.Disks[0], mnt)
 	t.Cleanup(func() { tool(t, "umount", mnt) })
 	h = NewHost("edge", Options{DM: []Definition{{Name: "mounted", Linear: []Extent{{Device: disk}, {Device: edge.Disks[0]}}}}})
-	require.Equal(t, Damaged, reason(t, volumeOf(t, h, Ref{DM, "mounted"}).Activate(ctx)))
+	require.Equal(t, Damaged, reason(t, activate(ctx, volumeOf(t, h, Ref{DM, "mounted"}))))
 	left, err = dmNames("")
 	require.NoError(t, err)
 	require.Empty(t, left)
@@ -97,12 +97,12 @@ func TestDMOthers(t *testing.T) {
 	}
 	ref := Ref{DM, "disc"}
 	mine := NewHost("edge", define(disk))
-	require.NoError(t, volumeOf(t, mine, ref).Activate(ctx))
+	require.NoError(t, activate(ctx, volumeOf(t, mine, ref)))
 	t.Cleanup(func() { require.NoError(t, volumeOf(t, mine, ref).Release(ctx)) })
 
 	// Somebody of another mark.
 	stranger := volumeOf(t, NewHost("edge2", define(disk)), ref)
-	require.Equal(t, Failed, reason(t, stranger.Activate(ctx)))
+	require.Equal(t, Failed, reason(t, activate(ctx, stranger)))
 	require.Equal(t, Failed, reason(t, stranger.Release(ctx)))
 	orphans, err := stranger.(*dmVolume).host.Orphans(ctx)
 	require.NoError(t, err)
@@ -110,14 +110,14 @@ func TestDMOthers(t *testing.T) {
 
 	// The configuration has changed.
 	mine.Configure(define(other))
-	require.Equal(t, Damaged, reason(t, volumeOf(t, mine, ref).Activate(ctx)))
+	require.Equal(t, Damaged, reason(t, activate(ctx, volumeOf(t, mine, ref))))
 
 	// A new agent of the same mark that doesn't know the volume any more.
 	again := NewHost("edge", Options{})
 	orphans, err = again.Orphans(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []Ref{ref}, orphans)
-	require.Equal(t, Undefined, reason(t, volumeOf(t, again, ref).Activate(ctx)))
+	require.Equal(t, Undefined, reason(t, activate(ctx, volumeOf(t, again, ref))))
 	require.NoError(t, volumeOf(t, again, ref).Release(ctx))
 
 	// What a kill between making and starting it leaves.
@@ -125,7 +125,7 @@ func TestDMOthers(t *testing.T) {
 	orphans, err = again.Orphans(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []Ref{ref}, orphans)
-	require.NoError(t, volumeOf(t, mine, ref).Activate(ctx))
+	require.NoError(t, activate(ctx, volumeOf(t, mine, ref)))
 	f, err := volumeOf(t, mine, ref).Open(ctx, "")
 	require.NoError(t, err)
 	got := make([]byte, testSize)
@@ -149,7 +149,7 @@ func TestDMTwoHosts(t *testing.T) {
 		errs, begin := make([]error, len(both)), make(chan struct{})
 		var wg sync.WaitGroup
 		for i, v := range both {
-			wg.Go(func() { <-begin; errs[i] = v.Activate(ctx) })
+			wg.Go(func() { <-begin; errs[i] = activate(ctx, v) })
 		}
 		close(begin)
 		wg.Wait()
@@ -176,7 +176,7 @@ func TestDMTime(t *testing.T) {
 	var on, off, state time.Duration
 	for range rounds {
 		begin := time.Now()
-		require.NoError(t, v.Activate(ctx))
+		require.NoError(t, activate(ctx, v))
 		f, err := v.Open(ctx, "")
 		on += time.Since(begin)
 		require.NoError(t, err)
@@ -190,7 +190,7 @@ func TestDMTime(t *testing.T) {
 		off += time.Since(begin)
 	}
 	t.Logf("activate and open %v, state %v, release %v", on/rounds, state/rounds, off/rounds)
-	require.NoError(t, v.Activate(ctx))
+	require.NoError(t, activate(ctx, v))
 	tool(t, "udevadm", "settle")
 	require.NoFileExists(t, "/dev/mapper/trayd-disc", "udev leaves it alone")
 	semaphores, err := os.ReadFile("/proc/sysvipc/sem")
@@ -226,11 +226,11 @@ func TestVerity(t *testing.T) {
 		}
 		third := &subject{host: h, ref: Ref{DM, "disk"}, content: disc}
 		v := third.volume(t)
-		require.NoError(t, v.Activate(context.Background()))
+		require.NoError(t, activate(context.Background(), v))
 		bad, err := h.Corrupted(context.Background(), third.ref)
 		require.NoError(t, err)
 		require.False(t, bad)
-		require.NoError(t, v.Activate(context.Background()), "the same table")
+		require.NoError(t, activate(context.Background(), v), "the same table")
 		require.NoError(t, v.Release(context.Background()))
 		return s
 	})
@@ -260,7 +260,7 @@ func TestVerityCorrupt(t *testing.T) {
 	_, err = f.WriteAt([]byte{^disc[1<<20]}, 1<<20)
 	require.NoError(t, errors.Join(err, f.Close()))
 	for range 2 { // each time that it is active
-		require.NoError(t, v.Activate(ctx))
+		require.NoError(t, activate(ctx, v))
 		r, err := v.Open(ctx, "")
 		require.NoError(t, err)
 		_, err = r.ReadAt(make([]byte, 4096), 8192)
@@ -323,10 +323,10 @@ func TestVerityRefused(t *testing.T) {
 		"data":      {Data: file(t, dir, "less", disc[:testSize-4096]), Hash: hashes, RootHash: root},
 	} {
 		h := NewHost("edge", Options{DM: []Definition{{Name: name, Verity: &c}}})
-		require.Equal(t, Damaged, reason(t, volumeOf(t, h, Ref{DM, name}).Activate(ctx)), name)
+		require.Equal(t, Damaged, reason(t, activate(ctx, volumeOf(t, h, Ref{DM, name}))), name)
 	}
 	h := NewHost("edge", Options{DM: []Definition{{Name: "gone", Verity: &Verity{Data: data, Hash: dir + "/none", RootHash: root}}}})
-	require.Equal(t, NotHere, reason(t, volumeOf(t, h, Ref{DM, "gone"}).Activate(ctx)))
+	require.Equal(t, NotHere, reason(t, activate(ctx, volumeOf(t, h, Ref{DM, "gone"}))))
 	left, err := dmNames("")
 	require.NoError(t, err)
 	require.Empty(t, left)

@@ -116,34 +116,3 @@ func processName(pid int) string {
 	}
 	return strings.TrimSpace(string(b))
 }
-
-// mounted is one line of mountinfo.
-type mounted struct {
-	device      uint64
-	root, point string
-	readOnly    bool
-}
-
-// readMounts reads this process's mounts (proc_pid_mountinfo(5)).
-func readMounts() ([]mounted, error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	var all []mounted
-	for _, line := range strings.Split(string(b), "\n") {
-		f := strings.Fields(line)
-		if len(f) < 6 {
-			continue
-		}
-		var major, minor uint32
-		if _, err := fmt.Sscanf(f[2], "%d:%d", &major, &minor); err != nil {
-			continue
-		}
-		ro := strings.HasPrefix(f[5]+",", "ro,")
-		all = append(all, mounted{unix.Mkdev(major, minor), unescape.Replace(f[3]), unescape.Replace(f[4]), ro})
-	}
-	return all, nil
-}
-
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

@@ -60,11 +60,15 @@ type Host struct {
 	mu      sync.Mutex // guards below
 	options Options
 	turns   map[Ref]chan struct{} // see do
+	mounted map[Ref]string        // the source of each mount that is known to be of it
+	held    map[Ref]bool          // mounts whose last Release found them held
 }
 
 // NewHost returns a Host. mark is in the uuids of the devices that it makes: they are
 // told from strangers' by it, also after a restart. It is letters and digits.
-func NewHost(mark string, o Options) *Host { return &Host{mark: mark, options: o} }
+func NewHost(mark string, o Options) *Host {
+	return &Host{mark: mark, options: o, turns: make(map[Ref]chan struct{}), mounted: make(map[Ref]string), held: make(map[Ref]bool)}
+}
 
 // Configure takes new settings. Active volumes stay as they are.
 func (h *Host) Configure(o Options) {

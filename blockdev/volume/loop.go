@@ -163,13 +163,14 @@ func (v *loopVolume) State(context.Context) (State, error) {
 	return State{Active: true, Held: held}, nil
 }
 
-func (v *loopVolume) Activate(ctx context.Context) error {
+func (v *loopVolume) Activate(ctx context.Context) (bool, error) {
 	made := false
-	return v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
+	err := v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
 		if made {
 			_ = v.release(context.Background())
 		}
 	})
+	return err == nil && made, err
 }
 
 func (v *loopVolume) activate(ctx context.Context, made *bool) error {

@@ -143,13 +143,14 @@ const suitable = `lv_role=public && lv_attr=~"^[-rRo]" && vg_partial=0 && vg_exp
 // not for 5 s.
 const lvmConfig = `activation{monitoring=0 retry_deactivation=0} backup{backup=0 archive=0}`
 
-func (v *lvmVolume) Activate(ctx context.Context) error {
+func (v *lvmVolume) Activate(ctx context.Context) (bool, error) {
 	made := false
-	return v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
+	err := v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
 		if made {
 			_ = v.release(context.Background())
 		}
 	})
+	return err == nil && made, err
 }
 
 func (v *lvmVolume) activate(ctx context.Context, made *bool) error {

@@ -69,7 +69,7 @@ func TestLVMReasons(t *testing.T) {
 		v := volumeOf(t, h, Ref{LVM, name})
 		before, err := dmNames("")
 		require.NoError(t, err)
-		require.Equal(t, want, reason(t, v.Activate(ctx)), name)
+		require.Equal(t, want, reason(t, activate(ctx, v)), name)
 		after, err := dmNames("")
 		require.NoError(t, err)
 		require.Equal(t, before, after)
@@ -100,7 +100,7 @@ func TestLVMReasons(t *testing.T) {
 	// One that has snapshots, and one on two disks, can be used.
 	for _, name := range []string{"vg-a/first", "vg-a/mirrored"} {
 		v := volumeOf(t, h, Ref{LVM, name})
-		require.NoError(t, v.Activate(ctx))
+		require.NoError(t, activate(ctx, v))
 		f, err := v.Open(ctx, "")
 		require.NoError(t, err)
 		got := make([]byte, testSize)
@@ -130,7 +130,7 @@ func TestLVMReasons(t *testing.T) {
 	require.NoError(t, dmCreate("vg--a-first", "somebody"))
 	t.Cleanup(func() { _ = dmRemove("vg--a-first") })
 	v := volumeOf(t, h, Ref{LVM, "vg-a/first"})
-	require.Equal(t, Failed, reason(t, v.Activate(ctx)))
+	require.Equal(t, Failed, reason(t, activate(ctx, v)))
 	require.Equal(t, Failed, reason(t, v.Release(ctx)))
 }
 
@@ -153,7 +153,7 @@ func TestLVMNotHere(t *testing.T) {
 	require.NoError(t, os.Rename(lvm, lvm+".away"))
 	t.Cleanup(func() { require.NoError(t, os.Rename(lvm+".away", lvm)) })
 	h := NewHost("edge", Options{})
-	require.Equal(t, NotHere, reason(t, volumeOf(t, h, Ref{LVM, "vg/lv"}).Activate(context.Background())))
+	require.Equal(t, NotHere, reason(t, activate(context.Background(), volumeOf(t, h, Ref{LVM, "vg/lv"}))))
 }
 
 // What is activated is read-only, and the group's metadata isn't touched by it.
@@ -181,7 +181,7 @@ func TestLVMReadOnly(t *testing.T) {
 	ref := linear(t, "vg-a", "disc", content(4, testSize))
 	seqno := tool(t, "vgs", "--noheadings", "--options", "vg_seqno", "vg-a")
 	v := volumeOf(t, h, ref)
-	require.NoError(t, v.Activate(ctx))
+	require.NoError(t, activate(ctx, v))
 	d, ok, err := dmStatus("vg--a-disc")
 	require.NoError(t, err)
 	require.True(t, ok && d.ReadOnly)
@@ -206,7 +206,7 @@ func TestLVMInterrupted(t *testing.T) {
 	cut := 0
 	for limit := 10 * time.Millisecond; limit < 800*time.Millisecond; limit += 110 * time.Millisecond {
 		short, cancel := context.WithTimeout(ctx, limit)
-		err := v.Activate(short)
+		err := activate(short, v)
 		cancel()
 		active := func() bool {
 			st, err := v.State(ctx)
@@ -243,7 +243,7 @@ func TestHeldFromAbove(t *testing.T) {
 	image := fileSystem(t, dir, "above", content(1, testSize))
 	h := NewHost("edge", Options{DM: []Definition{{Name: "disc", Linear: []Extent{{Device: image}}}}})
 	v := volumeOf(t, h, Ref{DM, "disc"})
-	require.NoError(t, v.Activate(ctx))
+	require.NoError(t, activate(ctx, v))
 	f, err := v.Open(ctx, "")
 	require.NoError(t, err)
 	device := f.Name()
@@ -275,7 +275,7 @@ func TestLVMOverhead(t *testing.T) {
 	for range rounds {
 		tools = 0
 		begin := time.Now()
-		require.NoError(t, v.Activate(ctx))
+		require.NoError(t, activate(ctx, v))
 		took := time.Since(begin)
 		f, err := v.Open(ctx, "")
 		opened += time.Since(begin) - took
@@ -329,7 +329,7 @@ func TestPool(t *testing.T) {
 	_, err = h.OpenForWriting(ctx, "vg-a", "disc")
 	require.Equal(t, NoSuchVolume, reason(t, err), "it is finished")
 
-	require.NoError(t, v.Activate(ctx))
+	require.NoError(t, activate(ctx, v))
 	r, err := v.Open(ctx, "")
 	require.NoError(t, err)
 	got := make([]byte, len(disc))

@@ -39,16 +39,6 @@ func (v *mountVolume) point() string {
 	return filepath.Join(dir, v.ref.Name)
 }
 
-// active reports whether something is mounted there.
-func (v *mountVolume) active() (bool, error) {
-	all, err := readMounts()
-	if err != nil {
-		return false, v.failed(err, "let trayd read /proc")
-	}
-	point := v.point()
-	return slices.ContainsFunc(all, func(m mounted) bool { return m.point == point }), nil
-}
-
 // mounts are the names of what is mounted beneath Options.Dir.
 func (h *Host) mounts() ([]string, error) {
 	if h.dir() == "" {
@@ -78,20 +68,25 @@ func (v *mountVolume) State(context.Context) (State, error) {
 	return State{Active: active}, err
 }
 
-func (v *mountVolume) Activate(ctx context.Context) error {
+func (v *mountVolume) Activate(ctx context.Context) (bool, error) {
 	made := false
-	return v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
+	err := v.host.do(ctx, v.ref, func(ctx context.Context) error { return v.activate(ctx, &made) }, func() {
 		if made {
 			_ = v.release(context.Background())
 		}
 	})
+	return err == nil && made, err
 }
 
 func (v *mountVolume) activate(ctx context.Context, made *bool) error {
-	if active, err := v.active(); active || err != nil {
+	m, active, err := v.look()
+	if err != nil {
 		return err
 	}
 	f, ok := v.host.fileSystem(v.ref.Name)
+	if active && ok {
+		return v.same(ctx, f, m)
+	}
 	if !ok {
 		return &Error{Ref: v.ref, Reason: Undefined, Detail: "the configuration defines no such pool of type mount", Next: "add a [[pool]] of this name, or use one that is there"}
 	}
@@ -103,7 +98,6 @@ func (v *mountVolume) activate(ctx context.Context, made *bool) error {
 	if err := os.MkdirAll(point, 0o700); err != nil {
 		return v.failed(err, "let trayd write to "+v.host.dir())
 	}
-	var err error
 	if isNFS(f) {
 		err = v.mountNFS(ctx, f, point, flags, data)
 	} else {
@@ -114,6 +108,7 @@ func (v *mountVolume) activate(ctx context.Context, made *bool) error {
 		return err
 	}
 	*made = true
+	v.host.noteMounted(v.ref, f.Source)
 	return nil
 }
 
@@ -159,7 +154,7 @@ func (v *mountVolume) mountDevice(ctx context.Context, f FileSystem, point strin
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
-		return &Error{Ref: v.ref, Reason: NotHere, Detail: fmt.Sprintf("%s is not here: %v", f.Source, err), Next: "attach the disk, or correct the pool's source", Err: err}
+		return v.absent(f, err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
 		file, err := openFile(Ref{Kind: File, Name: device})
@@ -338,9 +333,13 @@ func (v *mountVolume) Release(ctx context.Context) error {
 	return v.host.do(ctx, v.ref, v.release, nil)
 }
 
-// release unmounts it, once nobody uses it: never by force and never later.
+// release unmounts it, once nobody uses it: never by force and never later. Whoever held
+// it at the last try isn't one who holds it for a moment, most likely.
 func (v *mountVolume) release(ctx context.Context) error {
-	point := v.point()
+	point, wait := v.point(), releaseWait
+	if v.host.wasHeld(v.ref) {
+		wait = releaseWait / 5
+	}
 	for refused := false; ; {
 		active, err := v.active()
 		if err != nil {
@@ -348,9 +347,11 @@ func (v *mountVolume) release(ctx context.Context) error {
 		}
 		if !active {
 			_ = os.Remove(point) // only an empty directory goes
+			v.host.noteMounted(v.ref, "")
+			v.host.noteHeld(v.ref, false)
 			return nil
 		}
-		err = await(ctx, releaseWait, func() (bool, error) {
+		err = await(ctx, wait, func() (bool, error) {
 			err := mount.Unmount(point, false, false)
 			return !errors.Is(err, unix.EBUSY), err
 		})
@@ -358,6 +359,7 @@ func (v *mountVolume) release(ctx context.Context) error {
 		case ctx.Err() != nil && err != nil:
 			return late(v.ref, ctx.Err())
 		case errors.Is(err, unix.EBUSY):
+			v.host.noteHeld(v.ref, true)
 			holders, _ := v.Holders(ctx)
 			return &BusyError{Ref: v.ref, Holders: holders}
 		case err != nil && (refused || !errors.Is(err, unix.EINVAL)):

@@ -31,7 +31,7 @@ func TestMountLabel(t *testing.T) {
 	}})
 	for _, name := range []string{"label", "uuid", "device"} {
 		v := volumeOf(t, h, Ref{Mount, name})
-		require.NoError(t, v.Activate(ctx))
+		require.NoError(t, activate(ctx, v))
 		f, err := v.Open(ctx, "disc.iso")
 		require.NoError(t, err)
 		got := make([]byte, testSize)
@@ -39,6 +39,34 @@ func TestMountLabel(t *testing.T) {
 		require.NoError(t, errors.Join(err, f.Close()))
 		require.True(t, bytes.Equal(disc, got))
 		require.NoError(t, v.Release(ctx))
+	}
+}
+
+// TestMountOtherSource: what is still mounted of a source that the configuration named
+// before isn't taken for what it names now.
+func TestMountOtherSource(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	images := []string{fileSystem(t, t.TempDir(), "one", content(1, testSize)), fileSystem(t, t.TempDir(), "two", content(2, testSize))}
+	disc := edge.Disks[0]
+	tool(t, "dd", "if="+images[0], "of="+disc, "bs=1M", "conv=fsync")
+	t.Cleanup(func() { tool(t, "wipefs", "--all", disc) })
+	tool(t, "udevadm", "settle")
+	for _, sources := range [][2]string{{images[0], images[1]}, {"LABEL=one", images[1]}, {disc, images[0]}, {images[0], disc}} {
+		from := func(source string) Options {
+			return Options{Dir: filepath.Join(dir, "mnt"), Mounts: []FileSystem{{Name: "pool", Source: source}}}
+		}
+		ref := Ref{Mount, "pool"}
+		h := NewHost("edge", from(sources[0]))
+		require.NoError(t, activate(ctx, volumeOf(t, h, ref)))
+		restarted := NewHost("edge", from(sources[0]))
+		require.NoError(t, activate(ctx, volumeOf(t, restarted, ref)), sources)
+		for _, h := range []*Host{h, restarted, NewHost("edge", Options{})} {
+			h.Configure(from(sources[1]))
+			require.Equal(t, Damaged, reason(t, activate(ctx, volumeOf(t, h, ref))), sources)
+		}
+		require.NoError(t, volumeOf(t, h, ref).Release(ctx))
+		require.NoError(t, activate(ctx, volumeOf(t, h, ref)))
+		require.NoError(t, volumeOf(t, h, ref).Release(ctx))
 	}
 }
 
@@ -72,7 +100,7 @@ func TestMountNFS(t *testing.T) {
 	}})
 	for _, name := range []string{"nas", "typed"} {
 		v := volumeOf(t, h, Ref{Mount, name})
-		require.NoError(t, v.Activate(ctx), name)
+		require.NoError(t, activate(ctx, v), name)
 		f, err := v.Open(ctx, "disc.iso")
 		require.NoError(t, err)
 		got := make([]byte, testSize)
@@ -93,6 +121,6 @@ func TestMountNFS(t *testing.T) {
 		require.False(t, st.Active)
 	}
 	var refused *Error
-	require.ErrorAs(t, volumeOf(t, h, Ref{Mount, "none"}).Activate(ctx), &refused)
+	require.ErrorAs(t, activate(ctx, volumeOf(t, h, Ref{Mount, "none"})), &refused)
 	require.NotEmpty(t, refused.Next)
 }

@@ -35,12 +35,12 @@ func (v *plainVolume) is(m fs.FileMode) bool {
 	return m.IsRegular()
 }
 
-func (v *plainVolume) Activate(ctx context.Context) error {
+func (v *plainVolume) Activate(ctx context.Context) (bool, error) {
 	f, err := v.Open(ctx, "")
 	if err != nil {
-		return err
+		return false, err
 	}
-	return f.Close()
+	return false, f.Close()
 }
 
 func (v *plainVolume) Open(ctx context.Context, rel string) (*os.File, error) {

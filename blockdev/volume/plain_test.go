@@ -53,7 +53,7 @@ func TestLoop(t *testing.T) {
 			absent: Ref{Loop, filepath.Join(dir, "none.iso")},
 		}
 		s.foreign = func(t *testing.T) { // an agent that was killed
-			require.NoError(t, volumeOf(t, NewHost("loop", Options{}), s.ref).Activate(context.Background()))
+			require.NoError(t, activate(context.Background(), volumeOf(t, NewHost("loop", Options{}), s.ref)))
 		}
 		return s
 	})
@@ -64,7 +64,7 @@ func TestLoopOrphan(t *testing.T) {
 	needRoot(t)
 	ctx := context.Background()
 	ref := Ref{Loop, file(t, t.TempDir(), "disc.iso", content(5, testSize))}
-	require.NoError(t, volumeOf(t, NewHost("loop1", Options{}), ref).Activate(ctx))
+	require.NoError(t, activate(ctx, volumeOf(t, NewHost("loop1", Options{}), ref)))
 	stranger := NewHost("loop2", Options{})
 	orphans, err := stranger.Orphans(ctx)
 	require.NoError(t, err)
@@ -92,7 +92,7 @@ func TestLoopsAtOnce(t *testing.T) {
 		v := volumeOf(t, h, Ref{Loop, file(t, dir, fmt.Sprint(i), disc)})
 		group.Go(func() error {
 			for range 3 {
-				if err := v.Activate(ctx); err != nil {
+				if err := activate(ctx, v); err != nil {
 					return err
 				}
 				f, err := v.Open(ctx, "")
@@ -206,7 +206,7 @@ func TestMountBeneath(t *testing.T) {
 	ctx, dir := context.Background(), t.TempDir()
 	h := NewHost("mount", Options{Dir: filepath.Join(dir, "mnt"), Mounts: []FileSystem{{Name: "usb", Source: fileSystem(t, dir, "usb", content(8, testSize)), Options: "rw,suid"}}})
 	v := volumeOf(t, h, Ref{Mount, "usb"})
-	require.NoError(t, v.Activate(ctx))
+	require.NoError(t, activate(ctx, v))
 	t.Cleanup(func() { require.NoError(t, v.Release(ctx)) })
 	for _, rel := range []string{"", "/etc/passwd", "../../etc/passwd", "away", "sub", "none", "sub/../../x"} {
 		_, err := v.Open(ctx, rel)
@@ -242,11 +242,11 @@ func TestMountedElsewhere(t *testing.T) {
 	t.Cleanup(func() { tool(t, "umount", theirs) })
 	h := NewHost("mount", Options{Dir: filepath.Join(dir, "mnt"), Mounts: []FileSystem{{Name: "usb", Source: "LABEL=shared"}, {Name: "none", Source: "UUID=none"}}})
 	v := volumeOf(t, h, Ref{Mount, "usb"})
-	require.NoError(t, v.Activate(ctx))
+	require.NoError(t, activate(ctx, v))
 	require.ErrorIs(t, os.WriteFile(filepath.Join(dir, "mnt/mount/usb/new"), nil, 0o600), unix.EROFS)
 	require.NoError(t, os.WriteFile(filepath.Join(theirs, "new"), nil, 0o600), "theirs stays as it is")
 	require.NoError(t, v.Release(ctx))
-	require.Equal(t, NotHere, reason(t, volumeOf(t, h, Ref{Mount, "none"}).Activate(ctx)))
+	require.Equal(t, NotHere, reason(t, activate(ctx, volumeOf(t, h, Ref{Mount, "none"}))))
 	require.NoDirExists(t, filepath.Join(dir, "mnt/mount/none"))
 }
 

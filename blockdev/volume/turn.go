@@ -61,9 +61,6 @@ func (h *Host) do(ctx context.Context, ref Ref, work func(context.Context) error
 func (h *Host) turn(ref Ref) chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.turns == nil {
-		h.turns = make(map[Ref]chan struct{})
-	}
 	t := h.turns[ref]
 	if t == nil {
 		t = make(chan struct{}, 1)

@@ -72,9 +72,10 @@ func ParseRef(s string) (Ref, error) {
 type Volume interface {
 	Ref() Ref
 	// Activate makes the volume readable. An active one is a success, whoever
-	// activated it. After an error it is as it was before; if ctx ended and lvm2 or the
-	// kernel hangs, it will be when that ends, and until then all other calls wait.
-	Activate(ctx context.Context) error
+	// activated it: made is false then. After an error it is as it was before; if ctx
+	// ended and lvm2 or the kernel hangs, it will be when that ends, and until then all
+	// other calls wait.
+	Activate(ctx context.Context) (made bool, err error)
 	// Open opens the active volume for reading: its device by number, never by a
 	// link that udev makes. rel names a file inside a Mount, beneath which it stays,
 	// and is "" for all others.

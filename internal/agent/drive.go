@@ -32,6 +32,11 @@ type drive struct {
 	name string
 	turn chan struct{} // holds a token while somebody works on the drive
 	wake chan struct{} // the tray moved, or the connection ended
+	// pen is held while the record is written. Whoever has the drive's turn writes what
+	// becomes of the disc; a release takes its volume off the record's queue without it,
+	// since the turn may be that of one who waits for a disk or a guest.
+	pen      sync.Mutex
+	retrying sync.Mutex // held by the one that tries queued releases again
 
 	mu         sync.Mutex // guards below
 	info       blockdev.Drive
@@ -81,14 +86,27 @@ func (d *drive) setRecord(rec Record) {
 	d.rec = rec
 }
 
-// write makes a record durable, then current. Outcomes may use the space that the
-// journal keeps in reserve for them.
-func (d *drive) write(rec Record, outcome bool) error {
+// amend changes the record, makes it durable, then current. Outcomes may use the space
+// that the journal keeps in reserve for them.
+func (d *drive) amend(outcome bool, change func(*Record)) error {
+	d.pen.Lock()
+	defer d.pen.Unlock()
+	rec := d.record()
+	change(&rec)
 	if err := d.vm.a.write(rec, outcome); err != nil {
 		return err
 	}
 	d.setRecord(rec)
 	return nil
+}
+
+// note changes the record for as long as trayd runs: what is not worth a write.
+func (d *drive) note(change func(*Record)) {
+	d.pen.Lock()
+	defer d.pen.Unlock()
+	rec := d.record()
+	change(&rec)
+	d.setRecord(rec)
 }
 
 // idle reports whether there is nothing that a new connection has to settle.
@@ -146,6 +164,25 @@ func (m *moves) of(s *session) *moves {
 }
 
 func (m *moves) unseen() bool { return m.last > m.seen }
+
+// lastMove is the number of the tray's last event.
+func (d *drive) lastMove(s *session) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.moves.of(s).last
+}
+
+// movedSince reports whether the tray has moved, or may have.
+func (d *drive) movedSince(s *session, event uint64) bool { return d.lastMove(s) > event }
+
+// mayHaveMoved is told that the tray's events may be among those that were missed up to a
+// number.
+func (d *drive) mayHaveMoved(s *session, seq uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.moves.of(s)
+	m.last = max(m.last, seq)
+}
 
 // trayMoved is told of DEVICE_TRAY_MOVED, an event of that number.
 func (d *drive) trayMoved(s *session, seq uint64) {
@@ -237,6 +274,8 @@ func (d *drive) giveUpTurn() {
 // dropRecord removes the record of a machine that has ended, once it owns nothing: how
 // its last operation went is of no use any more.
 func (d *drive) dropRecord() {
+	d.pen.Lock()
+	defer d.pen.Unlock()
 	rec := d.record()
 	if !rec.empty() || rec.Last == nil {
 		return

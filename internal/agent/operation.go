@@ -220,13 +220,12 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 
 // intend makes durable what is about to be done.
 func (o *Operation) intend(s *session, t *task) error {
-	rec := o.drive.record()
-	rec.Process = s.process
-	rec.Asked = nil
 	c := t.change
-	rec.Change = &c
-	rec.keep()
-	if err := o.drive.write(rec, false); err != nil {
+	err := o.drive.amend(false, func(rec *Record) {
+		rec.Process, rec.Asked, rec.Change = s.process, nil, &c
+		rec.keep()
+	})
+	if err != nil {
 		return newError(StateRefused, "free space in state_dir, or see `trayctl state check`; nothing was touched",
 			"the change can't be written to the state file: %w", err)
 	}
@@ -240,43 +239,68 @@ func (o *Operation) intend(s *session, t *task) error {
 // turnOn makes the intent durable, activates the disc's volume, and opens and inspects
 // the disc. Its own claim to the volume is durable before the volume is activated, and
 // nobody turns the volume off in between.
-func (o *Operation) turnOn(ctx context.Context, s *session, t *task) error {
+func (o *Operation) turnOn(ctx context.Context, s *session, t *task) (err error) {
 	a, target := o.drive.vm.a, t.change.Target
 	ctx, cancel := context.WithTimeout(ctx, activateLimit)
 	defer cancel()
 	o.setPhase(Activating)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-o.cancel:
+			cancel()
+		case <-ended:
+		}
+	}()
+	defer func() {
+		if o.stopped() && CodeOf(err) != StateRefused {
+			err = o.cancelled()
+		}
+	}()
 	unlock, err := a.volumes.lock(ctx, *target.Volume)
 	if err != nil {
 		return o.error(DriveBusy, "try again in a moment; `trayctl volumes` shows it", "volume %s is being turned on or off; nothing was touched", target.Volume)
 	}
 	defer unlock()
-	if target.Foreign, err = a.claim(ctx, t.volume); err != nil {
+	var looked bool
+	if target.Foreign, looked, err = a.claim(ctx, t.volume); err != nil {
 		return o.about(volumeError(target.Name, err))
 	}
 	if err := o.intend(s, t); err != nil {
 		return err
 	}
-	if err := t.volume.Activate(ctx); err != nil {
+	made, err := t.volume.Activate(ctx)
+	if err != nil {
 		return o.about(volumeError(target.Name, err))
 	}
 	a.failPoint("volume-activated")
+	if looked && made == target.Foreign {
+		// Somebody else has turned it on or off since the look.
+		other := *target
+		other.Foreign = !made
+		target = &other
+		if err := o.drive.amend(true, func(rec *Record) { rec.aim(target) }); err != nil {
+			return newError(StateRefused, "free space in state_dir, or see `trayctl state check`", "whose volume %s is can't be written to the state file: %w", target.Volume, err)
+		}
+	}
 	var medium *Medium
 	if t.file, medium, err = a.inspectVolume(ctx, t.volume, target, !o.req.NoValidate); err != nil {
 		return o.about(err)
 	}
 	// Known from here on, and durable with the outcome.
-	rec := o.drive.record()
-	c := *rec.Change
-	c.Target = medium
-	rec.Change = &c
-	t.change = c
-	o.drive.setRecord(rec)
+	o.drive.note(func(rec *Record) { rec.aim(medium) })
+	t.change.Target = medium
 	return nil
 }
 
-// lookAgain looks at the drive once its volume is active: that may have taken seconds,
-// and a disc that somebody else has put in meanwhile is not ours to replace.
+// lookAgain looks at the drive once its volume is active, if its tray has moved: that may
+// have taken seconds, and a disc that somebody else has put in meanwhile is not ours to
+// replace. Nobody gets a disc into a closed tray without an event.
 func (o *Operation) lookAgain(ctx context.Context, s *session, t *task) error {
+	if !t.before.TrayOpen && !o.drive.movedSince(s, t.seen) {
+		return nil
+	}
 	st, err := o.look(ctx, s, t.id)
 	if err != nil {
 		return err
@@ -405,6 +429,7 @@ type task struct {
 	volume      volume.Volume // that holds the new disc; nil for a plain file
 	id          string        // QEMU's id of the drive
 	before      blockdev.State
+	seen        uint64 // the drive's last event when before was asked for
 	nothingToDo string // why there is nothing to do
 }
 

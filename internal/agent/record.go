@@ -122,6 +122,13 @@ type Asked struct {
 	Node      string `json:"node"` // the disc that was in
 }
 
+// aim gives the change a target that more is known of.
+func (r *Record) aim(target *Medium) {
+	c := *r.Change
+	c.Target = target
+	r.Change = &c
+}
+
 // empty reports whether the record says nothing that recovery needs.
 func (r *Record) empty() bool { return r.idle() && len(r.Releasing) == 0 }
 
@@ -147,14 +154,18 @@ func (r *Record) usesVolume(v volume.Ref) bool {
 	return slices.ContainsFunc(r.uses(), func(m *Medium) bool { return *m.Volume == v })
 }
 
+// releases reports whether the volume is queued for release.
+func (r *Record) releases(v volume.Ref) bool {
+	return slices.ContainsFunc(r.Releasing, func(q Releasing) bool { return q.Volume == v })
+}
+
 // letGo queues for release what the record used before and doesn't use now. Volumes
 // that somebody else had activated are left alone.
 func (r *Record) letGo(before *Record, now time.Time) {
 	r.keep()
 	r.Releasing = slices.Clone(r.Releasing)
 	for _, m := range before.uses() {
-		queued := slices.ContainsFunc(r.Releasing, func(q Releasing) bool { return q.Volume == *m.Volume })
-		if !m.Foreign && !queued && !r.usesVolume(*m.Volume) {
+		if !m.Foreign && !r.releases(*m.Volume) && !r.usesVolume(*m.Volume) {
 			r.Releasing = append(r.Releasing, Releasing{Volume: *m.Volume, Since: now})
 		}
 	}

@@ -73,12 +73,7 @@ func stepName(st Step) string {
 func (d *drive) writeOutcome(ctx context.Context, obs Observation, w Write) error {
 	rec := w.Record
 	rec.Loaded = d.vm.a.complete(ctx, rec.Loaded)
-	if obs.VM == Gone && rec.empty() {
-		if err := d.vm.a.journal.Delete(recordKey(rec.VM, rec.Drive)); err != nil {
-			return fmt.Errorf("write the outcome to the state file: %w", err)
-		}
-		d.setRecord(rec)
-	} else if err := d.write(rec, true); err != nil {
+	if err := d.conclude(&rec, obs); err != nil {
 		return fmt.Errorf("write the outcome to the state file: %w", err)
 	}
 	d.vm.a.failPoint("outcome-written")
@@ -90,6 +85,25 @@ func (d *drive) writeOutcome(ctx context.Context, obs Observation, w Write) erro
 		d.vm.a.publish(e)
 	}
 	return nil
+}
+
+// conclude makes a planned record durable, then current.
+func (d *drive) conclude(rec *Record, obs Observation) (err error) {
+	d.pen.Lock()
+	defer d.pen.Unlock()
+	// A release may have ended since it was planned.
+	now := d.record()
+	rec.Releasing = now.Releasing
+	rec.letGo(&now, obs.Now)
+	if obs.VM == Gone && rec.empty() {
+		err = d.vm.a.journal.Delete(recordKey(rec.VM, rec.Drive))
+	} else {
+		err = d.vm.a.write(*rec, true)
+	}
+	if err == nil {
+		d.setRecord(*rec)
+	}
+	return err
 }
 
 // takeBack ends a loan; one that QEMU doesn't know any more is over.
@@ -145,8 +159,12 @@ func (d *drive) reopen(ctx context.Context, path string) (*os.File, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := v.Activate(ctx); err != nil {
-		return nil, err
+	// One that is active is the one that the disc was read from, also where the
+	// configuration has been changed since.
+	if st, err := v.State(ctx); err != nil || !st.Active {
+		if _, err := v.Activate(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return v.Open(ctx, in.Medium.Inside)
 }

@@ -223,21 +223,24 @@ func (a *Agent) usedBy(ref volume.Ref) []string {
 // Others can only have activated a logical volume: all else that is active carries our
 // mark, and is adopted where no record speaks of it any more. The caller holds the
 // volume's lock.
-func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign bool, err error) {
+//
+// looked is set where that was seen just now, and not known: somebody else may turn the
+// volume on or off meanwhile, and Activate tells.
+func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign, looked bool, err error) {
 	users := a.users()[v.Ref()]
 	for _, u := range users {
 		if !u.Foreign {
-			return false, nil
+			return false, false, nil
 		}
 	}
 	if len(users) > 0 {
-		return true, nil
+		return true, false, nil
 	}
 	if v.Ref().Kind != volume.LVM {
-		return false, nil
+		return false, false, nil
 	}
 	st, err := v.State(ctx)
-	return st.Active, err
+	return st.Active, true, err
 }
 
 // turnOnAgain activates the volume of the disc that is in, should it be off: a mount of
@@ -264,13 +267,13 @@ func (d *drive) turnOnAgain(ctx context.Context) {
 	if st, err := v.State(ctx); err != nil || st.Active || !rec.usesVolume(ref) {
 		return
 	}
-	if err := v.Activate(ctx); err != nil {
+	if _, err := v.Activate(ctx); err != nil {
 		a.log.Warn("a volume that a drive uses is off and can't be turned on again", "vm", d.vm.name, "drive", d.name, "volume", ref.String(), "error", err)
 	}
 }
 
 // release releases a volume of the drive's queue, unless a record uses it, and takes
-// it off the queue. The caller has the drive's turn.
+// it off the queue. It doesn't need the drive's turn.
 func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 	a := d.vm.a
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
@@ -286,6 +289,9 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 		defer unlock()
 		others = a.usedBy(ref)
 	}
+	if rec := d.record(); !rec.releases(ref) {
+		return nil // done meanwhile, or used again
+	}
 	event := Event{Type: EventReleased, VM: d.vm.name, Drive: d.name, Detail: fmt.Sprintf("volume %s is inactive", ref)}
 	if len(others) > 0 {
 		event.Detail = fmt.Sprintf("volume %s stays active: %s uses it", ref, strings.Join(others, ", "))
@@ -295,12 +301,13 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 		}
 	}
 	a.failPoint("volume-released")
-	rec := d.record()
-	rec.Releasing = slices.DeleteFunc(slices.Clone(rec.Releasing), func(q Releasing) bool { return q.Volume == ref })
-	if len(rec.Releasing) == 0 {
-		rec.Releasing = nil
-	}
-	if err := d.write(rec, true); err != nil {
+	err := d.amend(true, func(rec *Record) {
+		rec.Releasing = slices.DeleteFunc(slices.Clone(rec.Releasing), func(q Releasing) bool { return q.Volume == ref })
+		if len(rec.Releasing) == 0 {
+			rec.Releasing = nil
+		}
+	})
+	if err != nil {
 		return d.releaseFailed(ref, fmt.Errorf("volume %s is released, but that can't be written to the state file: %w", ref, err))
 	}
 	a.volumes.released(ref)
@@ -332,27 +339,22 @@ func (d *drive) retryLater() {
 	d.releaseTimer = time.AfterFunc(time.Until(due), func() { a.startUnlessStopping(func() { d.retryReleases(a.ctx) }) })
 }
 
-// retryReleases releases what the record has queued, without asking QEMU.
+// retryReleases releases what the record has queued and is worth a try, without asking
+// QEMU, and whoever works on the drive.
 func (d *drive) retryReleases(ctx context.Context) {
-	select {
-	case d.turn <- struct{}{}:
-	default:
-		return // whoever has it settles the drive
+	if !d.retrying.TryLock() {
+		return // somebody does, and sees to what follows
 	}
-	d.releaseDue(ctx)
-	d.giveUpTurn()
+	for _, q := range d.record().Releasing {
+		if d.vm.a.volumes.due(q.Volume) {
+			_ = d.release(ctx, q.Volume) // noted, and tried again
+		}
+	}
+	d.retrying.Unlock()
+	d.mu.Lock()
+	d.retryLater()
+	d.mu.Unlock()
 	d.vm.releasedAll(d)
-}
-
-// releaseDue releases what is queued and worth a try. The caller has the drive's turn.
-func (d *drive) releaseDue(ctx context.Context) {
-	rec := d.record()
-	if !d.releasesDue(rec) {
-		return
-	}
-	for _, q := range rec.Releasing {
-		_ = d.release(ctx, q.Volume) // noted, and tried again
-	}
 }
 
 // releasesDue reports whether one of the queued releases is worth a try.
@@ -393,7 +395,8 @@ func (a *Agent) activateAgain(ref volume.Ref) error {
 	if err != nil || len(a.users()[ref]) == 0 { // nobody any more
 		return err
 	}
-	return v.Activate(ctx)
+	_, err = v.Activate(ctx)
+	return err
 }
 
 // watchVolumes tells of volumes that are found to be damaged while they are read.

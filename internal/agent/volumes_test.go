@@ -129,12 +129,13 @@ func (v *fakeVolume) path() string {
 	return filepath.Join(v.s.dir, strings.ReplaceAll(v.ref.Name, "/", "_")+".iso")
 }
 
-func (v *fakeVolume) Activate(context.Context) error {
-	return v.s.act("activate", v.ref, func() {
+func (v *fakeVolume) Activate(context.Context) (made bool, err error) {
+	err = v.s.act("activate", v.ref, func() {
 		if _, on := v.s.active[v.ref]; !on {
-			v.s.active[v.ref] = true
+			v.s.active[v.ref], made = true, true
 		}
 	})
+	return made, err
 }
 
 func (v *fakeVolume) Open(context.Context, string) (*os.File, error) {
@@ -557,4 +558,94 @@ func TestReleaseWhileWaiting(t *testing.T) {
 	_, err = r.finish(o)
 	r.isError(CancelledCode, err)
 	require.Equal(t, []string{"vg0/b"}, s.on())
+}
+
+// slowActivation begins to activate vg0/c in a drive, and returns how to let it end.
+func slowActivation(r *rig, s *storage) (*Operation, func()) {
+	begun, end := make(chan struct{}), make(chan struct{})
+	s.mu.Lock()
+	s.during["activate vg0/c"] = func() { close(begun); <-end }
+	s.mu.Unlock()
+	o := r.begin(Replace, "vm", "lvm:vg0/c")
+	<-begun
+	require.Equal(r.t, Activating, o.Phase())
+	return o, func() { close(end) }
+}
+
+// TestReleaseWhileActivating: a disk that takes its time holds up no release.
+func TestReleaseWhileActivating(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	s.fails("release vg0/a", heldOpen)
+	r.refused(Incomplete, Replace, "vm", "lvm:vg0/b")
+	o, end := slowActivation(r, s)
+	s.fails("release vg0/a", nil)
+	r.within("the release", func() bool { return !slices.Contains(s.on(), "vg0/a") })
+	require.Equal(t, Activating, o.Phase())
+	end()
+	_, err := r.finish(o)
+	require.NoError(t, err)
+	r.holds("vm", "lvm:vg0/c")
+	require.Equal(t, []string{"vg0/c"}, s.on())
+	r.settled()
+}
+
+// TestCancelWhileActivating: whoever waits for a disk can stop that, and the agent's own
+// end does.
+func TestCancelWhileActivating(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	o, end := slowActivation(r, s)
+	_, err := r.agent.Cancel("vm", "", "root")
+	require.NoError(t, err)
+	end()
+	_, err = r.finish(o)
+	require.ErrorContains(t, r.isError(CancelledCode, err), "the drive is as it was")
+	r.holds("vm", "lvm:vg0/a")
+	require.Equal(t, []string{"vg0/a"}, s.on())
+	r.settled()
+
+	o, end = slowActivation(r, s)
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); r.stop() }()
+	r.within("the operation to be stopped", o.stopped)
+	end()
+	<-stopped
+	_, err = r.finish(o)
+	r.isError(CancelledCode, err)
+	r.start()
+	r.holds("vm", "lvm:vg0/a")
+	require.Equal(t, []string{"vg0/a"}, s.on())
+}
+
+// TestVolumeTakenMeanwhile: whose a volume is, is decided by who turned it on, also when
+// that was somebody else a moment after we looked.
+func TestVolumeTakenMeanwhile(t *testing.T) {
+	ref := volume.Ref{Kind: volume.LVM, Name: "vg0/a"}
+	for _, on := range []bool{true, false} {
+		r, s := volumeRig(t)
+		r.machine("vm", qemutest.IDE)
+		r.start()
+		if !on {
+			s.active[ref] = false
+		}
+		s.during["activate vg0/a"] = func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if on {
+				s.active[ref] = false
+			} else {
+				delete(s.active, ref)
+			}
+		}
+		r.done(Insert, "vm", "lvm:vg0/a")
+		r.restart()
+		r.done(Eject, "vm", "")
+		require.Equal(t, on, len(s.on()) > 0)
+		r.stop()
+	}
 }

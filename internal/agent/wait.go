@@ -73,27 +73,26 @@ func (o *Operation) asks(before blockdev.State) bool {
 // nobody waits for it any more. The intent says so already where the door was seen
 // to be locked.
 func (o *Operation) asked() error {
-	rec := o.drive.record()
-	if rec.Change == nil || rec.Change.Asked {
+	if c := o.drive.record().Change; c == nil || c.Asked {
 		return nil
 	}
-	c := *rec.Change
-	c.Asked = true
-	rec.Change = &c
-	return o.drive.write(rec, true)
+	return o.drive.amend(true, func(rec *Record) {
+		c := *rec.Change
+		c.Asked = true
+		rec.Change = &c
+	})
 }
 
 // answered notes that the guest has opened the tray. It is not worth a write: after a
 // death recovery would wait for an answer that has come, which does no harm.
 func (o *Operation) answered() {
-	rec := o.drive.record()
-	if rec.Change == nil {
-		return
-	}
-	c := *rec.Change
-	c.Asked = false
-	rec.Change = &c
-	o.drive.setRecord(rec)
+	o.drive.note(func(rec *Record) {
+		if rec.Change != nil {
+			c := *rec.Change
+			c.Asked = false
+			rec.Change = &c
+		}
+	})
 }
 
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
@@ -124,7 +123,6 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		if st.TrayOpen {
 			o.answered()
 		}
-		o.drive.releaseDue(ctx) // nobody else can while this has the turn
 		if !holdsDoor(st) || time.Since(asked) >= askAgain {
 			return nil
 		}
@@ -137,7 +135,7 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		case <-over.C:
 			return o.locked("and did not let go in time")
 		case <-o.cancel:
-			return o.error(CancelledCode, "nothing is left to do", "%s of %s/%s was cancelled: %s; the drive is as it was", o.Verb, o.VM, o.Drive, o.stopReason())
+			return o.cancelled()
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.conn.Done():
@@ -154,6 +152,10 @@ func (o *Operation) look(ctx context.Context, s *session, id string) (blockdev.S
 	return blockdev.Observe(ctx, s.conn, id)
 }
 
+func (o *Operation) cancelled() error {
+	return o.error(CancelledCode, "nothing is left to do", "%s of %s/%s was cancelled: %s; the drive is as it was", o.Verb, o.VM, o.Drive, o.stopReason())
+}
+
 func (o *Operation) machineRuns(ctx context.Context, s *session) (bool, error) {
 	ctx, cancel := s.command(ctx)
 	defer cancel()
@@ -167,7 +169,7 @@ func (o *Operation) locked(how string) error {
 		"%s of %s/%s: the guest holds the drive's door locked %s; the drive is as it was", o.Verb, o.VM, o.Drive, how)
 }
 
-// Cancel stops the operation of a drive that waits for its guest.
+// Cancel stops the operation of a drive that waits for its guest or for its volume.
 func (a *Agent) Cancel(vmName, driveName, by string) (*Operation, error) {
 	v, err := a.lookUpVM(vmName)
 	if err != nil {
@@ -180,21 +182,32 @@ func (a *Agent) Cancel(vmName, driveName, by string) (*Operation, error) {
 	d.mu.Lock()
 	o := d.op
 	d.mu.Unlock()
-	if o == nil || o.Phase() != Waiting {
+	if o == nil || o.Phase() != Waiting && o.Phase() != Activating {
 		return nil, &Error{Code: NothingToStop, VM: vmName, Drive: d.name,
-			Detail: fmt.Sprintf("nothing waits for the guest on %s/%s", vmName, d.name), Next: "see `trayctl drives " + vmName + "`"}
+			Detail: fmt.Sprintf("nothing waits for the guest or for a volume on %s/%s", vmName, d.name), Next: "see `trayctl drives " + vmName + "`"}
 	}
 	o.stopWaiting("on request of " + by)
 	return o, nil
 }
 
-// stopWaiting ends the operation's wait for the guest, now or when it begins.
+// stopWaiting ends the operation's wait for the guest or for its volume, now or when it
+// begins.
 func (o *Operation) stopWaiting(why string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.why == "" {
 		o.why = why
 		close(o.cancel)
+	}
+}
+
+// stopped reports whether somebody has stopped the operation's waiting.
+func (o *Operation) stopped() bool {
+	select {
+	case <-o.cancel:
+		return true
+	default:
+		return false
 	}
 }
 
