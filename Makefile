@@ -50,7 +50,7 @@ integration: build bin/test ## only what needs a guest, a crash, or systemd (nee
 # Tests in files with the build tag edge run inside an edge host, one package at a time:
 # it has two processors, as a machine of CI has.
 # trayd of this checkout is installed there.
-EDGE          = -count=1 -p 1 -timeout 10m -tags edge -exec '$(CURDIR)/bin/edge -install $(CURDIR)/bin/host exec'
+EDGE          = -count=1 -p 1 -timeout 25m -tags edge -exec '$(CURDIR)/bin/edge -install $(CURDIR)/bin/host exec'
 EDGE_PACKAGES = $(shell grep -rl '^//go:build edge$$' --include='*_test.go' . | xargs dirname | sort -u)
 edge edge-test: export CGO_ENABLED = 0
 
