@@ -116,12 +116,13 @@ func (i *inspection) add(d Defect) {
 	i.Defects = append(i.Defects, d)
 }
 
-// outside says whether the input ends before the extent does, and notes that, unless it is truncated: then it has been said.
+// outside says whether the input ends before the extent does, and notes that, unless it is truncated: then that has been
+// said, and nobody knows what would be there.
 func (i *inspection) outside(at, start, length int64, what string) bool {
 	if i.has(start, length) {
 		return false
 	}
-	if !i.Truncated || start > i.DeclaredSize-length {
+	if !i.Truncated {
 		i.defect(at, "%s lies outside of the file: bytes %d to %d", what, start, start+length)
 	}
 	return true
