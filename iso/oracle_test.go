@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -132,17 +133,17 @@ func TestTreesAsOthersReadThem(t *testing.T) {
 				}
 			}
 			for path, size := range theirs {
-				if mode, err := fs.Lstat(files, path); err == nil && mode.Mode().Type() == fs.ModeSymlink || beyondSevenZip(path) {
+				if mode, err := fs.Lstat(files, path); err == nil && !mode.Mode().IsRegular() || beyondSevenZip(path) {
 					delete(theirs, path)
 				} else {
 					require.Equal(t, size, ours[path], path)
 				}
 			}
 			if inspectFile(t, d.path).RockRidge && d.want.format == ISO9660 {
-				require.ElementsMatch(t, xorrisoFiles(t, d.path), keys(ours))
+				require.Equal(t, xorrisoFiles(t, d.path), keys(ours))
 			}
 			maps.DeleteFunc(ours, func(path string, _ int64) bool { return beyondSevenZip(path) })
-			require.ElementsMatch(t, keys(theirs), keys(ours))
+			require.Equal(t, keys(theirs), keys(ours))
 		})
 	}
 }
@@ -153,16 +154,17 @@ func beyondSevenZip(path string) bool {
 	return strings.Contains(path, "a long name") || strings.HasSuffix(path, "8/9/10/deep")
 }
 
-// xorrisoFiles lists the regular files of a disc with Rock Ridge.
-func xorrisoFiles(t *testing.T, path string) []string {
+// xorrisoFiles lists what a disc with Rock Ridge has beside directories, but for the link that deepTree makes.
+func xorrisoFiles(t *testing.T, image string) []string {
 	t.Helper()
-	out := run(t, "xorriso", "xorriso", "-indev", path, "-find", "/", "-type", "f")
+	out := run(t, "xorriso", "xorriso", "-indev", image, "-find", "/", "-not", "-type", "d")
 	var all []string
 	for line := range strings.Lines(out) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "'/"); ok {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "'/"); ok && path.Base(name) != "link'" {
 			all = append(all, strings.TrimSuffix(name, "'"))
 		}
 	}
+	slices.Sort(all)
 	return all
 }
 
