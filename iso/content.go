@@ -41,7 +41,7 @@ func (c *content) ReadAt(b []byte, offset int64) (int, error) {
 	for done < len(b) && offset < c.size {
 		n := sort.Search(len(c.starts), func(n int) bool { return c.starts[n] > offset }) - 1
 		if n < 0 || offset >= c.starts[n]+c.pieces[n].length {
-			return done, io.ErrUnexpectedEOF // the file says that it is longer than its pieces
+			return done, &DamagedError{"a file that says it is longer than its extents are", 0}
 		}
 		r, skip := c.pieces[n], offset-c.starts[n]
 		part := b[done:][:min(int64(len(b)-done), r.length-skip, c.size-offset)]

@@ -133,9 +133,10 @@ func (t *udfTree) list(dir *node, add func(*node) error) error {
 	return nil
 }
 
-// cutDirectory makes of the end of a directory's content what it means.
+// cutDirectory makes of the end of a directory's content what it means. That the input ends is another matter, and comes
+// wrapped.
 func cutDirectory(err error, at int64) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return &DamagedError{"a directory ends inside a file identifier", at}
 	}
 	return err
