@@ -4,8 +4,9 @@ import "fmt"
 
 // A NotDiscError says that the input is no disc image.
 type NotDiscError struct {
-	Found string // what it is instead, as in "an HTML page" or "empty"
-	hint  string // what people do about it
+	Format Format // a stable word for programs, as in "html" or "empty"
+	Found  string // what it is instead, as in "an HTML page" or "empty"
+	hint   string // what people do about it
 }
 
 func (e *NotDiscError) Error() string {

@@ -1,6 +1,7 @@
 package iso
 
 import (
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -10,7 +11,7 @@ import (
 // not UTF-8 or cannot be printed. The standard allows only A-Z, 0-9 and _; discs have anything.
 func printable(s string) string {
 	return strings.Map(func(c rune) rune {
-		if !unicode.IsPrint(c) {
+		if !strconv.IsPrint(c) {
 			return unicode.ReplacementChar
 		}
 		return c

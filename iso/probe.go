@@ -62,7 +62,7 @@ func Probe(r io.ReaderAt, size int64) (Info, error) {
 
 func probe(r io.ReaderAt, size int64, buf []byte) (Info, error) {
 	if size <= 0 {
-		return Info{}, &NotDiscError{Found: "empty", hint: "a download that went wrong?"}
+		return Info{}, &NotDiscError{Format: "empty", Found: "empty", hint: "a download that went wrong?"}
 	}
 	head := buf[:min(size, headSize)]
 	if err := readAt(r, head, 0); err != nil {

@@ -8,12 +8,6 @@ type recognition struct {
 	end        int64 // where the descriptors ended
 }
 
-// Types of ISO 9660 volume descriptors (ECMA-119 8.1.1).
-const (
-	typePrimary    = 1
-	typeTerminator = 255
-)
-
 // recognize walks over the descriptors from byte 32768 on. ISO 9660 has its own, from there up to a terminator; the
 // extended area that announces UDF (ECMA-167 2/8.3.1: BEA01, NSR02 or NSR03, TEA01) is in the same place or right
 // behind them. Each takes a sector of 2048 bytes, or one of 4096 on a medium that has those: then every other is zero.

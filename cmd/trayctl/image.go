@@ -16,17 +16,18 @@ import (
 
 func (c *cli) imageCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "image add|ls|rm", DisableFlagsInUseLine: true, Short: "Keep images in pools: add, list and remove them",
-		Long:    "Keeps images in the pools that trayd's configuration defines. An image is put into a\ndrive by its name: `trayctl change vm1 image:debian`.",
-		Example: "  trayctl image add debian debian-12.iso --pool fast\n  trayctl image ls\n  trayctl image rm debian --pool fast",
+		Use: "image add|ls|rm|inspect|ls-files|cat", DisableFlagsInUseLine: true, Short: "Keep images in pools, and look into them",
+		Long:    "Keeps images in the pools that trayd's configuration defines. An image is put into a\ndrive by its name: `trayctl change vm1 image:debian`.\n\nLooks into images too, in files and without an agent: inspect, ls-files, cat.",
+		Example: "  trayctl image add debian debian-12.iso --pool fast\n  trayctl image ls\n  trayctl image rm debian --pool fast\n  trayctl image inspect debian-12.iso",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q for \"trayctl image\": use add, ls or rm", args[0])
+				return fmt.Errorf("unknown command %q for \"trayctl image\": use add, ls, rm, inspect, ls-files or cat", args[0])
 			}
-			return errors.New("trayctl image: use add, ls or rm")
+			return errors.New("trayctl image: use add, ls, rm, inspect, ls-files or cat")
 		},
 	}
-	cmd.AddCommand(c.imageAddCommand(), c.imageListCommand(), c.imageRemoveCommand())
+	cmd.AddCommand(c.imageAddCommand(), c.imageListCommand(), c.imageRemoveCommand(),
+		c.imageInspectCommand(), c.imageListFilesCommand(), c.imageCatCommand())
 	return cmd
 }
 
