@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,6 +33,8 @@ type Config struct {
 	Log            Log
 	Volumes        []volume.Definition // what dm:NAME means
 	Pools          []Pool
+	Library        Library
+	Credentials    []Credential // for the library's sources
 }
 
 // Pool is a place that holds images.
@@ -42,6 +45,9 @@ type Pool struct {
 	VG   string // of a PoolLVM: the volume group
 	// Of a PoolMount: what is mounted while something in it is used, and how.
 	Source, FSType, Options string
+	// Quota is the most that the images of a PoolDir or PoolLVM may have together, in
+	// bytes. 0: what there is room for.
+	Quota int64
 }
 
 // The types of pools.
@@ -64,12 +70,36 @@ type Tray struct {
 	Strategy   string // Auto, Atomic or Stepwise
 }
 
+// Library is where images may come from, and what has to be known of them.
+type Library struct {
+	Verify             string         // VerifyNone, VerifyChecksum or VerifySignature: the least
+	Keys               []string       // files with public keys, of which signatures count
+	Sources            []string       // what may be fetched from; empty: everything
+	PrivateTargets     []netip.Prefix // addresses that may be dialled besides the ordinary
+	CAFile             string         // trusted besides the system's; empty for none
+	ConnectTimeout     time.Duration
+	StallTimeout       time.Duration
+	Attempts           int
+	AllowWeakChecksums bool
+	MaxSize            int64 // of an image, in bytes
+}
+
+// Credential is a login for a source: a name and a file with the password, or a file with a
+// token; or a client certificate, alone or beside them. What isn't given is empty.
+type Credential struct {
+	Host                   string // with its port, unless that is 443
+	Path                   string // a prefix; empty: all of the host
+	Username, PasswordFile string
+	TokenFile              string
+	CertFile, KeyFile      string
+}
+
 // Log is what is logged.
 type Log struct {
 	Level slog.Level
 }
 
-// The words that the keys attach, tray.guest_eject and tray.strategy know.
+// The words that the keys attach, tray.guest_eject, tray.strategy and library.verify know.
 const (
 	Persistent = "persistent"
 	OnDemand   = "on-demand"
@@ -80,6 +110,10 @@ const (
 	Auto     = "auto"
 	Atomic   = "atomic"
 	Stepwise = "stepwise"
+
+	VerifyNone      = "none"
+	VerifyChecksum  = "checksum"
+	VerifySignature = "signature"
 )
 
 //go:embed reference.toml

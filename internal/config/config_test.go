@@ -23,6 +23,7 @@ func TestDefaults(t *testing.T) {
 		API:            API{Socket: "/run/trayd/api.sock", Group: "trayd"},
 		Tray:           Tray{Wait: 10 * time.Second, GuestEject: Release, Strategy: Auto},
 		Log:            Log{Level: slog.LevelInfo},
+		Library:        Default().Library, // in TestLibraryDefaults
 	}, Default())
 	assert.Equal(t, "/var/lib/trayd/state.journal", Default().StateFile())
 }
@@ -42,7 +43,7 @@ func TestReferenceHoldsEveryKeyWithItsDefaultAndAComment(t *testing.T) {
 	at := lines([]byte(Reference()))
 	text := strings.Split(Reference(), "\n")
 	for _, k := range keys() {
-		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" {
+		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" {
 			// They have no defaults: the reference shows them in comments.
 			word := lastPart(k.name)
 			assert.Regexp(t, `(?m)^#.*(\[\[`+word+`\]\]|\b`+word+` = )`, Reference(), k.name)
@@ -81,9 +82,10 @@ level = "debug"
 	assert.Equal(t, &Config{
 		StateDir: "/s", Monitors: []string{"/run/a/*.sock", "/run/b/[xy].qmp"}, MediaRoots: []string{},
 		Attach: OnDemand, Look: 2 * time.Minute, CommandTimeout: 1500 * time.Millisecond,
-		API:  API{Socket: "/run/x.sock"},
-		Tray: Tray{GuestEject: Keep, Strategy: Stepwise},
-		Log:  Log{Level: slog.LevelDebug},
+		API:     API{Socket: "/run/x.sock"},
+		Tray:    Tray{GuestEject: Keep, Strategy: Stepwise},
+		Log:     Log{Level: slog.LevelDebug},
+		Library: Default().Library, // in TestEveryKeyOfTheLibraryIsTakenOver
 	}, c)
 }
 

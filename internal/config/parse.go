@@ -32,8 +32,33 @@ type file struct {
 	Log struct {
 		Level string `toml:"level"`
 	} `toml:"log"`
-	Volume []fileVolume `toml:"volume"`
-	Pool   []filePool   `toml:"pool"`
+	Library    fileLibrary      `toml:"library"`
+	Volume     []fileVolume     `toml:"volume"`
+	Pool       []filePool       `toml:"pool"`
+	Credential []fileCredential `toml:"credential"`
+}
+
+type fileLibrary struct {
+	Verify             string   `toml:"verify"`
+	Keys               []string `toml:"keys"`
+	Sources            []string `toml:"sources"`
+	PrivateTargets     []string `toml:"private_targets"`
+	CAFile             string   `toml:"ca_file"`
+	ConnectTimeout     string   `toml:"connect_timeout"`
+	StallTimeout       string   `toml:"stall_timeout"`
+	Attempts           int      `toml:"attempts"`
+	AllowWeakChecksums bool     `toml:"allow_weak_checksums"`
+	MaxSize            string   `toml:"max_size"`
+}
+
+type fileCredential struct {
+	Host         string `toml:"host"`
+	Path         string `toml:"path"`
+	Username     string `toml:"username"`
+	PasswordFile string `toml:"password_file"`
+	TokenFile    string `toml:"token_file"`
+	CertFile     string `toml:"cert_file"`
+	KeyFile      string `toml:"key_file"`
 }
 
 type fileVolume struct {
@@ -60,6 +85,7 @@ type filePool struct {
 	Source  string `toml:"source"`
 	FSType  string `toml:"fstype"`
 	Options string `toml:"options"`
+	Quota   string `toml:"quota"`
 }
 
 func defaults() file {
@@ -74,6 +100,10 @@ func defaults() file {
 	f.API.Socket, f.API.Group = "/run/trayd/api.sock", "trayd"
 	f.Tray.Wait, f.Tray.GuestEject, f.Tray.Strategy = "10s", Release, Auto
 	f.Log.Level = "info"
+	f.Library = fileLibrary{
+		Verify: VerifyNone, Keys: []string{}, Sources: []string{}, PrivateTargets: []string{},
+		ConnectTimeout: "15s", StallTimeout: "30s", Attempts: 5, MaxSize: "100GiB",
+	}
 	return f
 }
 
@@ -147,6 +177,10 @@ func keysOf(prefix string, t reflect.Type) []key {
 			all = append(all, keysOf(name+".", f.Type.Elem())...)
 		case kind == reflect.Int64:
 			all = append(all, key{name, "a whole number of bytes, such as 1048576"})
+		case kind == reflect.Int:
+			all = append(all, key{name, "a whole number, such as 5"})
+		case kind == reflect.Bool:
+			all = append(all, key{name, "true or false, without quotes"})
 		case kind == reflect.Slice:
 			all = append(all, key{name, `a list of strings, such as ["/srv/iso"]`})
 		default:

@@ -78,7 +78,11 @@ func (k *checker) pools(list []filePool) []Pool {
 		at := fmt.Sprintf("pool[%d].", i)
 		k.unique(at, p.Name, seen)
 		pool := Pool{Name: p.Name, Type: k.word(at+"type", p.Type, PoolDir, PoolLVM, PoolMount)}
-		has := map[string]bool{"path": p.Path != "", "vg": p.VG != "", "source": p.Source != "", "fstype": p.FSType != "", "options": p.Options != ""}
+		has := map[string]bool{"path": p.Path != "", "vg": p.VG != "", "source": p.Source != "", "fstype": p.FSType != "", "options": p.Options != "", "quota": p.Quota != ""}
+		if p.Quota != "" && p.Type != PoolMount {
+			pool.Quota = k.size(at+"quota", p.Quota, minQuota, maxSize)
+			delete(has, "quota")
+		}
 		switch p.Type {
 		case PoolDir:
 			pool.Path = k.directory(at+"path", p.Path)

@@ -47,6 +47,9 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 		Log:     Log{Level: k.level("log.level", f.Log.Level)},
 		Volumes: k.volumes(f.Volume),
 		Pools:   k.pools(f.Pool),
+
+		Library:     k.library(f.Library),
+		Credentials: k.credentials(f.Credential),
 	}
 	if len(k.problems) > 0 {
 		return nil, k.problems

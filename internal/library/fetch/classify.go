@@ -101,7 +101,8 @@ func brokenNet(err error, host string) *Error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE), errors.Is(err, net.ErrClosed):
 		return fail(Truncated, "try again", "the connection to %s ended too early", host).passing()
 	}
-	return fail(ServerError, "is that an HTTP server?", "the answer of %s can't be used: %v", host, err)
+	// An answer that is cut off in its header looks like one that isn't HTTP.
+	return fail(ServerError, "is that an HTTP server?", "the answer of %s can't be used: %v", host, err).passing()
 }
 
 // refusal is what a status means that is no success. credential is the one that was sent,

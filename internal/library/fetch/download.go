@@ -33,7 +33,7 @@ type download struct {
 	meter   *meter
 
 	// Of the mirror whose turn it is:
-	best    int64 // the most bytes that there were
+	best    int64 // the bytes that there were when the attempts were last counted anew
 	anew    int   // how often it began at zero
 	changed int   // how often it had another content
 }
@@ -69,9 +69,11 @@ func (d *download) from(ctx context.Context, i int, raw string) *Error {
 		}
 		return err
 	}, func() bool {
-		advanced := d.have >= d.best+d.c.o.Advance
-		d.best = max(d.best, d.have)
-		return advanced
+		if d.have < d.best+d.c.o.Advance {
+			return false
+		}
+		d.best = d.have
+		return true
 	}, func(err *Error) {
 		d.meter.change(func(p *Progress) { p.Phase, p.Err, p.Rate, p.ETA = Waiting, err, 0, -1 })
 	})

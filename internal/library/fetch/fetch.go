@@ -52,7 +52,7 @@ type Options struct {
 	MinRate    int64
 	RateWindow time.Duration
 	// Attempts is how often a mirror may fail in a row before the next one's turn: 5. It
-	// counts anew once an attempt got Advance bytes (4 MiB) further than any before.
+	// counts anew whenever there are Advance bytes (4 MiB) more than when it last did.
 	Attempts int
 	Advance  int64
 	// Between attempts: BackoffMin (1 s), doubled each time up to BackoffMax (1 min), less

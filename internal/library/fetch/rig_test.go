@@ -214,11 +214,11 @@ func chaos(t *testing.T, to string, next func(n int) (bytes int64, reset bool)) 
 			return
 		}
 		defer s.Close()
+		most, reset := next(n) // before the server knows what is asked for
 		go func() {
 			_, _ = io.Copy(s, c)
 			s.Close()
 		}()
-		most, reset := next(n)
 		_, _ = io.CopyN(c, s, most)
 		if reset {
 			_ = c.(*net.TCPConn).SetLinger(0)
