@@ -257,7 +257,7 @@ func (r *volumeRig) holds(drive, name string, guest *qemutest.Guest) {
 func (r *volumeRig) ok() {
 	r.t.Helper()
 	got := r.trayctl("state", "check")
-	for end := time.Now().Add(soon); strings.Contains(got.stdout, "doesn't answer") && time.Now().Before(end); { // a host under load
+	for end := time.Now().Add(6 * soon); strings.Contains(got.stdout, "doesn't answer") && time.Now().Before(end); { // a host under load
 		got = r.trayctl("state", "check")
 	}
 	require.Zero(r.t, got.code, got.stdout+got.stderr)

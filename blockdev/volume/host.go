@@ -12,8 +12,9 @@ import (
 
 // Options is what a Host knows besides what the kernel and lvm2 tell it.
 type Options struct {
-	// DM defines the volumes of kind DM.
-	DM []Definition
+	// DM defines the volumes of kind DM, Also those that DM doesn't have; it may be nil.
+	DM   []Definition
+	Also func(name string) (Definition, bool)
 	// Mounts are the file systems of kind Mount.
 	Mounts []FileSystem
 	// Dir is the directory beneath which Mounts are mounted, in MARK/NAME.
@@ -39,6 +40,9 @@ type Extent struct {
 // as veritysetup(8) makes it.
 type Verity struct {
 	Data, Hash string // devices or files
+	// Under is the volume whose device Data and Hash are; nil: they are paths. Whoever
+	// activates this one activates Under first, and releases it afterwards.
+	Under      *Ref
 	HashOffset int64  // of the superblock in Hash, in bytes
 	RootHash   string // in hexadecimal
 }
@@ -149,13 +153,28 @@ func (h *Host) refOf(d dmDevice) Ref {
 
 func (h *Host) definition(name string) (Definition, bool) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, d := range h.options.DM {
+	o := h.options
+	h.mu.Unlock()
+	for _, d := range o.DM {
 		if d.Name == name {
 			return d, true
 		}
 	}
+	if o.Also != nil {
+		return o.Also(name)
+	}
 	return Definition{}, false
+}
+
+// Under is the volume that has to be active as long as one of kind DM is; nil for most.
+func (h *Host) Under(ref Ref) *Ref {
+	if ref.Kind != DM {
+		return nil
+	}
+	if d, ok := h.definition(ref.Name); ok && d.Verity != nil {
+		return d.Verity.Under
+	}
+	return nil
 }
 
 func (h *Host) fileSystem(name string) (FileSystem, bool) {

@@ -185,7 +185,8 @@ func (v *lvmVolume) create(ctx context.Context, size int64) error {
 	return v.host.lvmError(v.ref, "lvcreate", o, nil)
 }
 
-// OpenForWriting opens a logical volume that CreateLV made and FinishLV hasn't finished.
+// OpenForWriting opens a logical volume that CreateLV made and FinishLV hasn't finished,
+// and activates it if it was released, or the host was started anew.
 func (h *Host) OpenForWriting(ctx context.Context, vg, lv string) (*os.File, error) {
 	v, err := h.lvOf(vg, lv)
 	if err != nil {
@@ -196,11 +197,29 @@ func (h *Host) OpenForWriting(ctx context.Context, vg, lv string) (*os.File, err
 		return nil, err
 	}
 	for _, i := range list {
-		if i.Name == lv && i.Incomplete {
-			return v.open(ctx, "", os.O_RDWR)
+		if i.Name != lv || !i.Incomplete {
+			continue
 		}
+		if !i.Active {
+			err := h.do(ctx, v.ref, v.activateWritable, func() { _ = v.release(context.Background()) })
+			if err != nil {
+				return nil, err
+			}
+		}
+		return v.open(ctx, "", os.O_RDWR)
 	}
 	return nil, &Error{Ref: v.ref, Reason: NoSuchVolume, Detail: "there is no such volume that is still to be written", Next: "make it first"}
+}
+
+func (v *lvmVolume) activateWritable(ctx context.Context) error {
+	o, err := v.host.lvm(ctx, "lvchange", "--config", lvmConfig, "--activate", "y", v.ref.Name)
+	if err == nil && o.code == 0 {
+		return nil
+	}
+	if err != nil {
+		return v.host.lvmError(v.ref, "lvchange", o, err)
+	}
+	return v.diagnose(ctx, o)
 }
 
 // FinishLV takes the tag off a logical volume that is written and verified. The volume

@@ -76,10 +76,16 @@ func (v *dmVolume) open(t *table, path string) (*part, error) {
 		}
 		return nil, &Error{Ref: v.ref, Reason: NotHere, Detail: "what it lies on can't be opened: " + err.Error(), Next: next, Err: err}
 	}
+	return v.part(t, path, f)
+}
+
+// part is an open device or file as a part of a table, which closes it.
+func (v *dmVolume) part(t *table, path string, f *os.File) (*part, error) {
 	p := &part{path: path, f: f, mark: v.host.mark}
 	t.parts = append(t.parts, p)
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	err := unix.Fstat(int(f.Fd()), &st)
+	if err != nil {
 		return nil, v.failed(err)
 	}
 	switch st.Mode & unix.S_IFMT {

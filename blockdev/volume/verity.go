@@ -91,11 +91,7 @@ func (s *veritySuper) hashBlocks() uint64 {
 
 // verityTable checks everything that can be checked before the kernel is asked.
 func (v *dmVolume) verityTable(ctx context.Context, t *table, d *Verity) error {
-	data, err := v.open(t, d.Data)
-	if err != nil {
-		return err
-	}
-	hash, err := v.open(t, d.Hash)
+	data, hash, err := v.verityParts(ctx, t, d)
 	if err != nil {
 		return err
 	}
@@ -131,4 +127,24 @@ func (v *dmVolume) verityTable(ctx context.Context, t *table, d *Verity) error {
 			s.DataBlocks, start, s.algorithm(), strings.ToLower(d.RootHash), salt),
 	}}
 	return ctx.Err()
+}
+
+// verityParts opens what a verity volume stands on.
+func (v *dmVolume) verityParts(ctx context.Context, t *table, d *Verity) (data, hash *part, err error) {
+	if d.Under != nil {
+		under, err := v.host.Volume(*d.Under)
+		if err != nil {
+			return nil, nil, err
+		}
+		f, err := under.Open(ctx, "")
+		if err != nil {
+			return nil, nil, err
+		}
+		data, err = v.part(t, d.Under.String(), f)
+		return data, data, err
+	}
+	if data, err = v.open(t, d.Data); err == nil {
+		hash, err = v.open(t, d.Hash)
+	}
+	return data, hash, err
 }

@@ -84,15 +84,21 @@ func (c *client) brokeOff(err error) error {
 	return &unreachableError{socket: c.socket, err: fmt.Errorf("its answer broke off: %w", err)}
 }
 
-// send sends a request with a body of size bytes. It ends with the context.
+// send sends a request with a body of size bytes, or, with -1, until its end. It ends with
+// the context.
 func (c *client) send(ctx context.Context, method, path string, body io.Reader, size int64) (*answer, error) {
+	return c.sendWith(ctx, method, path, "", body, size)
+}
+
+// sendWith is send with further fields of the head, each with the end of its line.
+func (c *client) sendWith(ctx context.Context, method, path, fields string, body io.Reader, size int64) (*answer, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.socket)
 	if err != nil {
 		return nil, &unreachableError{socket: c.socket, err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	a, err := c.exchange(conn, method, path, body, size)
+	a, err := c.exchange(conn, method, path, fields, body, size)
 	if err == nil {
 		a.Closer = closer(func() error { stop(); return conn.Close() })
 		return a, nil
@@ -110,15 +116,19 @@ type closer func() error
 func (f closer) Close() error { return f() }
 
 // exchange writes the request and reads the answer's head (RFC 9112).
-func (c *client) exchange(conn net.Conn, method, path string, body io.Reader, size int64) (*answer, error) {
-	head := fmt.Sprintf("%s %s HTTP/1.0\r\nHost: trayd\r\nContent-Length: %d\r\n\r\n", method, path, size)
+func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Reader, size int64) (*answer, error) {
+	head := fmt.Sprintf("%s %s HTTP/1.0\r\nHost: trayd\r\n%sContent-Length: %d\r\n\r\n", method, path, fields, size)
 	r := bufio.NewReader(conn)
 	text := textproto.NewReader(r)
-	large := size > maxInline
+	large := size > maxInline || size < 0
 	if large {
+		length := fmt.Sprintf("Content-Length: %d", size)
+		if size < 0 {
+			length = "Transfer-Encoding: chunked"
+		}
 		// HTTP/1.1, for its 100 Continue: a refusal comes before the bytes are sent. Its
 		// answer is short, so it comes with its length and not in chunks.
-		head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: trayd\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", method, path, size)
+		head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: trayd\r\nConnection: close\r\nExpect: 100-continue\r\n%s\r\n\r\n", method, path, length)
 	} else if body != nil { // in one write: trayd is woken once
 		b, err := io.ReadAll(body)
 		if err != nil {
@@ -132,7 +142,7 @@ func (c *client) exchange(conn net.Conn, method, path string, body io.Reader, si
 	line, err := text.ReadLine()
 	if err == nil && large && strings.HasPrefix(line, "HTTP/1.1 100") {
 		if _, err = text.ReadLine(); err == nil { // the empty one behind it
-			_, sent := io.CopyN(conn, body, size)
+			sent := sendBody(conn, body, size)
 			if line, err = text.ReadLine(); err != nil {
 				err = errors.Join(sent, err)
 			}
@@ -141,7 +151,7 @@ func (c *client) exchange(conn net.Conn, method, path string, body io.Reader, si
 	if err != nil {
 		return nil, c.brokeOff(err)
 	}
-	fields, e := text.ReadMIMEHeader()
+	header, e := text.ReadMIMEHeader()
 	proto, status, _ := strings.Cut(line, " ")
 	code, _ := strconv.Atoi(status[:min(3, len(status))])
 	switch {
@@ -151,7 +161,7 @@ func (c *client) exchange(conn net.Conn, method, path string, body io.Reader, si
 		return nil, c.brokeOff(e)
 	}
 	a := &answer{Reader: r, length: -1}
-	if n, err := strconv.ParseInt(fields.Get("Content-Length"), 10, 64); err == nil {
+	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
 		a.length = n
 	}
 	if code < 300 {
@@ -166,6 +176,32 @@ func (c *client) exchange(conn net.Conn, method, path string, body io.Reader, si
 		return nil, fmt.Errorf("the server at %s answered %s: is it trayd?", c.socket, status)
 	}
 	return nil, &p
+}
+
+// sendBody sends size bytes, or all in chunks (RFC 9112 7.1). A body that can't be read to
+// its end isn't ended either: the server is to know.
+func sendBody(conn net.Conn, body io.Reader, size int64) error {
+	if size >= 0 {
+		_, err := io.CopyN(conn, body, size)
+		return err
+	}
+	b := make([]byte, 1<<18)
+	for {
+		n, err := body.Read(b)
+		if n > 0 {
+			if _, err := fmt.Fprintf(conn, "%x\r\n%s\r\n", n, b[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			_, err = io.WriteString(conn, "0\r\n\r\n")
+			return err
+		}
+		if err != nil {
+			conn.Close()
+			return err
+		}
+	}
 }
 
 // maxInline is the largest body, in bytes, that is sent together with the head.

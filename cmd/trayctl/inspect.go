@@ -34,11 +34,6 @@ func (c *cli) openImage(ctx context.Context, arg string) (image, error) {
 	return openFileImage(arg)
 }
 
-// libraryImage opens an image that was added to a pool.
-func (c *cli) libraryImage(_ context.Context, name string) (image, error) {
-	return nil, fmt.Errorf("image:%s can't be looked into by its name: there is no file %s here, and images of pools need the path of their file", name, name)
-}
-
 // fileImage is an image in a file or on a block device of this host.
 type fileImage struct {
 	*os.File

@@ -19,7 +19,6 @@ import (
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/config"
-	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/state"
 	"github.com/trayd/trayd/systemd"
 )
@@ -77,7 +76,7 @@ func agentOptions(c *config.Config, log *slog.Logger) agent.Options {
 		GuestEject: agent.GuestEject(c.Tray.GuestEject),
 		Strategy:   c.Tray.Strategy,
 		Volumes:    volumes(c),
-		Pools:      pools(c),
+		Library:    libraryOptions(c),
 		Log:        log,
 		FailPoint:  failPoint(),
 	}
@@ -95,15 +94,6 @@ func volumes(c *config.Config) volume.Options {
 		}
 	}
 	return o
-}
-
-// pools is the library's part of the configuration.
-func pools(c *config.Config) []library.Pool {
-	var all []library.Pool
-	for _, p := range c.Pools {
-		all = append(all, library.Pool{Name: p.Name, Type: library.PoolType(p.Type), Path: p.Path, VG: p.VG})
-	}
-	return all
 }
 
 func openJournal(c *config.Config) (*state.Journal, error) {

@@ -43,7 +43,7 @@ type Options struct {
 	Strategy   string // "auto", or one of blockdev's changers by name
 
 	Volumes volume.Options // what the configuration says of this host's storage
-	Pools   []library.Pool
+	Library library.Options
 
 	Log *slog.Logger
 	// FailPoint, when set, is called by name at each point at which the death of
@@ -116,7 +116,11 @@ func New(journal *state.Journal, o Options) (*Agent, error) {
 		storage = volume.NewHost(id, o.Volumes)
 	}
 	a.volumes = newVolumes(storage)
-	a.images = library.New(journal, storage, o.Pools)
+	var err error
+	if a.images, err = library.New(journal, storage, a.usersOf, o.Library, o.Log, a.failPoint); err != nil {
+		return nil, err
+	}
+	storage.Configure(a.withImages(o.Volumes))
 	return a, nil
 }
 
@@ -126,13 +130,21 @@ func (a *Agent) opts() *Options { return a.options.Load() }
 func (a *Agent) Reload(o Options) {
 	old := a.opts()
 	o.Log, o.FailPoint, o.Storage = old.Log, old.FailPoint, old.Storage
-	a.volumes.storage.Configure(o.Volumes)
-	a.images.Configure(o.Pools)
+	a.volumes.storage.Configure(a.withImages(o.Volumes))
+	if err := a.images.Configure(o.Library); err != nil {
+		a.log.Error("the library goes on with its old settings", "error", err)
+	}
 	a.options.Store(&o)
 	for _, v := range a.all() {
 		v.kickNow() // to hold its monitor as is wanted now
 	}
 	a.scanSoon()
+}
+
+// withImages adds the volumes of images that carry their hash tree.
+func (a *Agent) withImages(o volume.Options) volume.Options {
+	o.Also = a.images.Definition
+	return o
 }
 
 // Run attaches to the machines and looks after them until ctx ends. ready is
@@ -150,7 +162,12 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.adoptRecords()
 	a.retryReleases()
 	a.startUnlessStopping(a.remount)
-	a.startUnlessStopping(a.cleanImages)
+	a.images.Start(a.ctx, a.imageEnded)
+	a.start(func() {
+		<-a.ctx.Done()
+		a.images.Drain()
+	})
+	a.startUnlessStopping(a.resumeImages)
 	a.startUnlessStopping(a.watchVolumes)
 	first := w.scan()
 	a.start(func() {

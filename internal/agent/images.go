@@ -4,21 +4,43 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/trayd/trayd/internal/library"
+	"github.com/trayd/trayd/internal/wire"
 )
 
-// Images lists the images of the catalogue.
+// Images lists the images of the catalogue, and those that are on their way there.
 func (a *Agent) Images() []library.Image { return a.images.Images() }
 
-// AddImage puts an image into a pool, see library.Add. It ends with the agent: an upload
-// of minutes would hold up its stop, and leave what a death leaves.
-func (a *Agent) AddImage(ctx context.Context, pool, name string, content io.Reader, size int64, by Caller) (library.Image, error) {
+// Image looks one up; an empty pool is whichever has it.
+func (a *Agent) Image(pool, name string) (library.Image, error) {
+	i, err := a.images.Image(pool, name)
+	return i, forImage(err)
+}
+
+// RegisterImage begins to download an image, or makes ready for the upload of one.
+func (a *Agent) RegisterImage(r library.Request, by Caller) (library.Image, error) {
+	register := a.images.Register
+	if len(r.URLs) == 0 {
+		register = a.images.Announce
+	}
+	i, err := register(r)
+	a.auditImage("register image", r.Pool, r.Name, by, err)
+	return i, forImage(err)
+}
+
+// UploadImage puts an image into a pool, see library.Upload. It ends with the agent: an
+// upload of minutes would hold up its stop, and leave what a death leaves.
+func (a *Agent) UploadImage(ctx context.Context, pool, name string, content io.Reader, size int64, by Caller) (library.Image, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(a.ctx, cancel)()
-	i, err := a.images.Add(ctx, pool, name, content, size)
+	i, err := a.images.Upload(ctx, a.images.Announced(pool, name), content, size)
 	a.auditImage("add image", pool, name, by, err)
 	if err != nil {
 		return i, forImage(err)
@@ -27,15 +49,70 @@ func (a *Agent) AddImage(ctx context.Context, pool, name string, content io.Read
 	return i, nil
 }
 
+// imageEnded is told what became of a download.
+func (a *Agent) imageEnded(e library.Event) {
+	if e.Err != nil {
+		a.publish(Event{Type: EventImageFailed, Detail: e.Image.String() + ": " + e.Err.Error()})
+		return
+	}
+	a.publish(Event{Type: EventImageAdded, Detail: e.Image.String()})
+}
+
+// ChangeImage does one thing to an image, by the name of the verb: cancel, retry, pin,
+// unpin or verify.
+func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Caller) (library.Image, error) {
+	var i library.Image
+	var err error
+	switch verb {
+	case "cancel":
+		i, err = a.images.Cancel(pool, name)
+	case "retry":
+		i, err = a.images.Retry(pool, name)
+	case "pin", "unpin":
+		i, err = a.images.Pin(pool, name, verb == "pin")
+	case "verify":
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(a.ctx, cancel)()
+		i, err = a.images.Verify(ctx, pool, name)
+	default:
+		err = newError(BadRequest, "use cancel, retry, pin, unpin or verify", "nothing is done to an image by %q", verb)
+	}
+	a.auditImage(verb+" image", pool, name, by, err)
+	return i, forImage(err)
+}
+
+// WaitImage returns an image once nothing of it is under way, or ctx ends.
+func (a *Agent) WaitImage(ctx context.Context, pool, name string) (library.Image, error) {
+	i, err := a.images.Wait(ctx, pool, name)
+	return i, forImage(err)
+}
+
+// ReadImage opens the content of an image for f.
+func (a *Agent) ReadImage(ctx context.Context, pool, name string, f func(content io.ReaderAt, size int64) error) error {
+	return forImage(a.images.Read(ctx, pool, name, f))
+}
+
 // RemoveImage removes an image that no drive uses.
 func (a *Agent) RemoveImage(ctx context.Context, pool, name string, by Caller) error {
-	err := a.images.Remove(ctx, pool, name, a.usersOf)
+	err := a.images.Remove(ctx, pool, name)
 	a.auditImage("remove image", pool, name, by, err)
 	if err != nil {
 		return forImage(err)
 	}
-	a.publish(Event{Type: EventImageRemoved, Detail: "image:" + pool + "/" + name})
+	a.publish(Event{Type: EventImageRemoved, Detail: "image:" + strings.TrimPrefix(pool+"/"+name, "/")})
 	return nil
+}
+
+// CollectImages removes what is of no use, see library.Collect.
+func (a *Agent) CollectImages(ctx context.Context, unused time.Duration, dry bool, by Caller) ([]wire.ImageRemoval, error) {
+	all, err := a.images.Collect(ctx, unused, dry)
+	if !dry {
+		for _, r := range all {
+			a.log.Info("image of no use removed", "audit", true, "by", by.Name, "image", r.What, "why", r.Why, "error", r.Error)
+		}
+	}
+	return all, forImage(err)
 }
 
 func (a *Agent) auditImage(verb, pool, name string, by Caller, err error) {
@@ -47,25 +124,62 @@ func (a *Agent) auditImage(verb, pool, name string, by Caller, err error) {
 	log.Info("done")
 }
 
-// usersOf are the drives whose records speak of what lies at a place.
-func (a *Agent) usersOf(p library.Place) []string {
-	var by []string
-	if p.Volume != nil {
-		for _, u := range a.users()[*p.Volume] {
-			by = append(by, u.String())
-		}
-		return by
+// imageUsed notes that an image is in a drive, and has one of a slow pool copied.
+func (a *Agent) imageUsed(p library.Place) {
+	a.images.NoteUse(p)
+	if !p.Stage {
+		return
 	}
+	v, err := a.volumes.storage.Volume(*p.Volume)
+	var f *os.File
+	if err == nil {
+		f, err = v.Open(a.ctx, p.Inside) // it is active as long as the drive has it
+	}
+	if err == nil {
+		err = a.images.Stage(p.Volume.Name, p.Inside, f)
+	}
+	if err != nil {
+		a.log.Warn("an image can't be staged", "pool", p.Volume.Name, "image", p.Inside, "error", err)
+	}
+}
+
+// usersOf are the drives whose records speak of what lies at a place.
+func (a *Agent) usersOf(p library.Place) []library.User {
+	var by []library.User
+	var st unix.Stat_t
+	there := p.Volume == nil && unix.Stat(p.Path, &st) == nil
 	for _, v := range a.all() {
 		for _, d := range v.allDrives() {
 			rec := d.record()
-			in, c := rec.Loaded, rec.Change
-			if in != nil && in.Medium.Path == p.Path || c != nil && c.Target != nil && c.Target.Path == p.Path {
-				by = append(by, v.name+"/"+d.name)
+			var media []*Medium
+			if rec.Loaded != nil {
+				media = append(media, &rec.Loaded.Medium)
+			}
+			if rec.Change != nil && rec.Change.Target != nil {
+				media = append(media, rec.Change.Target)
+			}
+			for _, m := range media {
+				// By its inode, too: the pool may be reached by another path than the file was.
+				file := p.Volume == nil && m.Volume == nil && (m.Path == p.Path || there && m.Dev == st.Dev && m.Inode == st.Ino)
+				if file || p.Volume != nil && m.Volume != nil && (*m.Volume == *p.Volume || a.standsOn(m, p)) {
+					by = append(by, library.User{Drive: v.name + "/" + d.name, Medium: m.Name})
+					break
+				}
+			}
+			for _, q := range rec.Releasing {
+				if p.Volume != nil && q.Volume == *p.Volume {
+					by = append(by, library.User{Drive: v.name + "/" + d.name})
+				}
 			}
 		}
 	}
 	return by
+}
+
+// standsOn reports whether a medium's volume and a place's are two views of one content.
+func (a *Agent) standsOn(m *Medium, p library.Place) bool {
+	mine, theirs := a.volumes.storage.Under(*m.Volume), a.volumes.storage.Under(*p.Volume)
+	return mine != nil && *mine == *p.Volume || theirs != nil && *theirs == *m.Volume
 }
 
 // A pool that can't be looked into, since its disks aren't there yet after a boot or lvm2
@@ -75,20 +189,20 @@ const (
 	maxClean = 5 * time.Minute
 )
 
-// cleanImages puts in order what additions that were cut off have left, active volumes
-// among it, as soon as it can.
-func (a *Agent) cleanImages() {
+// resumeImages goes on with downloads, and puts in order what additions that were cut off
+// have left, active volumes among it, as soon as it can.
+func (a *Agent) resumeImages() {
 	said := ""
 	for pause := minClean; ; pause = min(2*pause, maxClean) {
 		ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
-		err := a.images.Clean(ctx)
+		err := a.images.Resume(ctx)
 		cancel()
 		if err == nil || a.ctx.Err() != nil {
 			return
 		}
 		if err.Error() != said {
 			said = err.Error()
-			a.log.Warn("what an interrupted image add left can't be removed yet; trayd goes on trying", "error", err)
+			a.log.Warn("a pool can't be put in order yet; trayd goes on trying", "error", err)
 		}
 		select {
 		case <-time.After(pause):
@@ -98,19 +212,18 @@ func (a *Agent) cleanImages() {
 	}
 }
 
-// forImage gives a library's error a code of ours.
+// forImage gives a library's error a code of ours; nil stays nil.
 func forImage(err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *Error
+	if errors.As(err, &known) {
+		return err
+	}
 	var e *library.Error
 	if !errors.As(err, &e) {
 		return newError(Unreadable, "see the journal of trayd", "%w", err)
 	}
-	code, ok := map[library.Code]Code{
-		library.NoSuchImage: NoSuchMedium, library.NoSuchPool: NoSuchPool, library.BadName: BadRequest,
-		library.Ambiguous: BadRequest, library.Exists: ImageExists, library.InUse: ImageInUse,
-		library.Invalid: NotADisc, library.NoSpace: NoSpace,
-	}[e.Code]
-	if !ok {
-		code = PoolFailed
-	}
-	return newError(code, e.Next, "%w", err)
+	return newError(e.Code, e.Next, "%w", err)
 }

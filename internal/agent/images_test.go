@@ -27,11 +27,11 @@ func (u *upload) Read(p []byte) (int, error) {
 
 // TestStopWhileAdding: an upload doesn't outlive the agent, and leaves nothing.
 func TestStopWhileAdding(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}} })
+	r := newRig(t, func(o *Options) { o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}} })
 	r.start()
 	began, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		_, err := r.agent.AddImage(t.Context(), "local", "x", &upload{began}, 1<<20, Caller{Name: "test"})
+		_, err := r.agent.UploadImage(t.Context(), "local", "x", &upload{began}, 1<<20, Caller{Name: "test"})
 		ended <- err
 	}()
 	<-began
@@ -42,7 +42,7 @@ func TestStopWhileAdding(t *testing.T) {
 	case <-time.After(patience):
 		require.FailNow(t, "it goes on")
 	}
-	require.NoFileExists(t, r.opts.Pools[0].Path+"/.x.partial")
+	require.NoFileExists(t, r.opts.Library.Pools[0].Path+"/.x.partial")
 }
 
 // lateGroup is a volume group whose disks come after trayd's start, and in which an
@@ -69,7 +69,7 @@ func (g *lateGroup) RemoveLV(_ context.Context, vg, lv string) error {
 func TestCleanLater(t *testing.T) {
 	r, s := volumeRig(t)
 	g := &lateGroup{storage: s, removed: make(chan string, 1)}
-	r.opts.Storage, r.opts.Pools = g, []library.Pool{{Name: "fast", Type: library.LVM, VG: "vg0"}}
+	r.opts.Storage, r.opts.Library.Pools = g, []library.Pool{{Name: "fast", Type: library.LVM, VG: "vg0"}}
 	r.start()
 	select {
 	case lv := <-g.removed:

@@ -23,7 +23,8 @@ import (
 type source struct {
 	file   *os.File
 	medium *Medium
-	volume volume.Volume // nil for a plain file or device
+	volume volume.Volume  // nil for a plain file or device
+	place  *library.Place // of an image of the library; nil for others
 }
 
 // open finds and opens what a medium's name means, as far as nothing has to be turned
@@ -87,13 +88,37 @@ func (a *Agent) openPlace(name string, p library.Place, err error, validate bool
 	case err != nil:
 		return source{}, imageError(name, err)
 	case p.Volume == nil:
-		return a.openFile(name, p.Path, []string{p.Root}, validate)
+		src, err := a.openKnown(name, p, validate)
+		src.place = &p
+		return src, err
 	}
 	src, err := a.openVolume(name, *p.Volume, p.Inside)
 	if err == nil {
-		src.medium.Capacity = p.Size
+		src.medium.Capacity, src.place = p.Size, &p
 	}
 	return src, err
+}
+
+// openKnown is openFile for an image, which was inspected when it was added: as long as the
+// file is the one that it was then it isn't read again.
+func (a *Agent) openKnown(name string, p library.Place, validate bool) (source, error) {
+	f, path, err := openBeneathRoots(p.Path, []string{p.Root})
+	if err != nil {
+		return source{}, err
+	}
+	var m *Medium
+	if p.Known != nil && p.Known.Seen.Is(f) {
+		if m, err = identify(f, name, path); err == nil {
+			m.VolumeID = p.Known.VolumeID
+		}
+	} else {
+		m, err = inspect(f, name, path, 0, validate, &a.prober)
+	}
+	if err != nil {
+		f.Close()
+		return source{}, err
+	}
+	return source{file: f, medium: m}, nil
 }
 
 // openVolume finds a volume. What it holds is known once it is active.
@@ -316,11 +341,12 @@ func imageError(name string, err error) error {
 	if !errors.As(err, &e) {
 		return newError(Unreadable, "see `trayctl image ls`", "medium %s: %w", name, err)
 	}
-	code, ok := map[library.Code]Code{
-		library.NoSuchImage: NoSuchMedium, library.NoSuchPool: NoSuchMedium,
-		library.BadName: BadRequest, library.Ambiguous: BadRequest, library.InUse: ImageInUse,
-	}[e.Code]
-	if !ok {
+	code := e.Code
+	switch code {
+	case library.NoSuchPool:
+		code = NoSuchMedium
+	case NoSuchMedium, BadRequest, ImageInUse, ImageNotReady:
+	default:
 		code = Unreadable
 	}
 	return newError(code, e.Next, "medium %s: %w", name, err)

@@ -61,6 +61,7 @@ const (
 	EventVolumeCorrupt = wire.EventVolumeCorrupt
 	EventImageAdded    = wire.EventImageAdded
 	EventImageRemoved  = wire.EventImageRemoved
+	EventImageFailed   = wire.EventImageFailed
 	EventConflict      = wire.EventConflict
 	NoSuchVM           = wire.NoSuchVM
 	NoSuchDrive        = wire.NoSuchDrive
@@ -96,6 +97,11 @@ const (
 	ImageExists        = wire.ImageExists
 	ImageInUse         = wire.ImageInUse
 	NoSpace            = wire.NoSpace
+	OverQuota          = wire.OverQuota
 	PoolFailed         = wire.PoolFailed
+	ImageNotReady      = wire.ImageNotReady
+	ImageDamaged       = wire.ImageDamaged
+	ImageUnsigned      = wire.ImageUnsigned
+	ImageCutOff        = wire.ImageCutOff
 	StateReleasing     = wire.StateReleasing
 )

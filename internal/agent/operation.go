@@ -12,6 +12,7 @@ import (
 
 	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/qmp"
 )
 
@@ -215,7 +216,12 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		err = o.change(ctx, s, t)
 	}
 	t.close() // QEMU has its own; ours would keep the volume of a failed change busy
-	return o.conclude(ctx, s, err)
+	last, err := o.conclude(ctx, s, err)
+	if err == nil && t.place != nil {
+		place := *t.place
+		d.vm.a.startUnlessStopping(func() { d.vm.a.imageUsed(place) })
+	}
+	return last, err
 }
 
 // intend makes durable what is about to be done.
@@ -270,7 +276,7 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) (err error)
 	if err := o.intend(s, t); err != nil {
 		return err
 	}
-	made, err := t.volume.Activate(ctx)
+	made, err := a.activate(ctx, t.volume)
 	if err != nil {
 		return o.about(volumeError(target.Name, err))
 	}
@@ -425,9 +431,10 @@ func (o *Operation) settleUnknown(ctx context.Context, s *session) {
 // task is a prepared change.
 type task struct {
 	change      Change
-	file        *os.File      // the new disc; nil for an eject, and until its volume is active
-	volume      volume.Volume // that holds the new disc; nil for a plain file
-	id          string        // QEMU's id of the drive
+	file        *os.File       // the new disc; nil for an eject, and until its volume is active
+	volume      volume.Volume  // that holds the new disc; nil for a plain file
+	id          string         // QEMU's id of the drive
+	place       *library.Place // of an image of the library
 	before      blockdev.State
 	seen        uint64 // the drive's last event when before was asked for
 	nothingToDo string // why there is nothing to do

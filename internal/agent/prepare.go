@@ -41,7 +41,7 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 	if o.Verb != Eject {
 		got = o.await(ctx, disc)
 	}
-	t := &task{file: got.file, volume: got.volume, id: d.id(), before: st, seen: seen}
+	t := &task{file: got.file, volume: got.volume, place: got.place, id: d.id(), before: st, seen: seen}
 	switch {
 	case err != nil:
 		err = o.cannotLook(s, err)

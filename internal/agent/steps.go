@@ -162,7 +162,7 @@ func (d *drive) reopen(ctx context.Context, path string) (*os.File, error) {
 	// One that is active is the one that the disc was read from, also where the
 	// configuration has been changed since.
 	if st, err := v.State(ctx); err != nil || !st.Active {
-		if _, err := v.Activate(ctx); err != nil {
+		if _, err := a.activate(ctx, v); err != nil {
 			return nil, err
 		}
 	}

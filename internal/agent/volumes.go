@@ -23,6 +23,8 @@ type Storage interface {
 	Watch(ctx context.Context, f func(ref volume.Ref, detail string)) error
 	// Configure takes new settings. Active volumes stay as they are.
 	Configure(volume.Options)
+	// Under is the volume that has to be active as long as another one is; nil for most.
+	Under(volume.Ref) *volume.Ref
 }
 
 const (
@@ -192,6 +194,9 @@ func (a *Agent) users() map[volume.Ref][]VolumeUser {
 			rec := d.record()
 			add := func(ref volume.Ref, state string, foreign bool) {
 				users[ref] = append(users[ref], VolumeUser{VM: v.name, Drive: d.name, State: state, Foreign: foreign})
+				if under := a.volumes.storage.Under(ref); under != nil {
+					users[*under] = append(users[*under], VolumeUser{VM: v.name, Drive: d.name, State: state})
+				}
 			}
 			if in := rec.Loaded; in != nil && in.Medium.Volume != nil {
 				add(*in.Medium.Volume, StateLoaded, in.Medium.Foreign)
@@ -243,6 +248,44 @@ func (a *Agent) claim(ctx context.Context, v volume.Volume) (foreign, looked boo
 	return st.Active, true, err
 }
 
+// activate turns a volume on, and before it the one that it stands on. The caller holds
+// the volume's lock, and a record speaks of it.
+func (a *Agent) activate(ctx context.Context, v volume.Volume) (made bool, err error) {
+	if under := a.volumes.storage.Under(v.Ref()); under != nil {
+		unlock, err := a.volumes.lock(ctx, *under)
+		if err != nil {
+			return false, err
+		}
+		defer unlock()
+		u, err := a.volumes.storage.Volume(*under)
+		if err == nil {
+			_, err = u.Activate(ctx)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return v.Activate(ctx)
+}
+
+// deactivate turns a volume off, and then the one that it stands on, unless that has other
+// users. The caller holds the volume's lock.
+func (a *Agent) deactivate(ctx context.Context, ref volume.Ref) error {
+	under := a.volumes.storage.Under(ref)
+	if err := a.volumes.release(ctx, ref); err != nil || under == nil {
+		return err
+	}
+	unlock, err := a.volumes.lock(ctx, *under)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if len(a.usedBy(*under)) > 0 {
+		return nil
+	}
+	return a.volumes.release(ctx, *under)
+}
+
 // turnOnAgain activates the volume of the disc that is in, should it be off: a mount of
 // trayd's goes with the mount namespace that its service manager gave it. The guest reads
 // on all the same; it is for whoever has to open the disc again.
@@ -267,7 +310,7 @@ func (d *drive) turnOnAgain(ctx context.Context) {
 	if st, err := v.State(ctx); err != nil || st.Active || !rec.usesVolume(ref) {
 		return
 	}
-	if _, err := v.Activate(ctx); err != nil {
+	if _, err := a.activate(ctx, v); err != nil {
 		a.log.Warn("a volume that a drive uses is off and can't be turned on again", "vm", d.vm.name, "drive", d.name, "volume", ref.String(), "error", err)
 	}
 }
@@ -296,7 +339,7 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 	if len(others) > 0 {
 		event.Detail = fmt.Sprintf("volume %s stays active: %s uses it", ref, strings.Join(others, ", "))
 	} else {
-		if err := a.volumes.release(ctx, ref); err != nil {
+		if err := a.deactivate(ctx, ref); err != nil {
 			return d.releaseFailed(ref, err)
 		}
 	}
@@ -395,7 +438,7 @@ func (a *Agent) activateAgain(ref volume.Ref) error {
 	if err != nil || len(a.users()[ref]) == 0 { // nobody any more
 		return err
 	}
-	_, err = v.Activate(ctx)
+	_, err = a.activate(ctx, v)
 	return err
 }
 

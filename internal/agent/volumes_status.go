@@ -101,11 +101,7 @@ func (a *Agent) collect(ctx context.Context, ref volume.Ref) error {
 	if len(a.users()[ref]) > 0 {
 		return nil // somebody has just begun to use it
 	}
-	v, err := a.volumes.storage.Volume(ref)
-	if err != nil {
-		return err
-	}
-	return v.Release(ctx)
+	return a.deactivate(ctx, ref)
 }
 
 // checkVolumes finds volumes that wait for their release, that nobody owns, or that a

@@ -57,6 +57,8 @@ func (s *storage) Orphans(context.Context) ([]volume.Ref, error) {
 
 func (s *storage) Configure(volume.Options) {}
 
+func (s *storage) Under(volume.Ref) *volume.Ref { return nil }
+
 func (s *storage) Watch(ctx context.Context, f func(volume.Ref, string)) error {
 	for {
 		select {

@@ -25,7 +25,12 @@ var statuses = map[agent.Code]int{
 	agent.ImageExists:    http.StatusConflict,
 	agent.ImageInUse:     http.StatusConflict,
 	agent.NoSpace:        http.StatusInsufficientStorage,
+	agent.OverQuota:      http.StatusInsufficientStorage,
 	agent.PoolFailed:     http.StatusInternalServerError,
+	agent.ImageNotReady:  http.StatusConflict,
+	agent.ImageDamaged:   http.StatusUnprocessableEntity,
+	agent.ImageUnsigned:  http.StatusForbidden,
+	agent.ImageCutOff:    http.StatusConflict,
 	agent.AmbiguousDrive: http.StatusBadRequest,
 	agent.BadRequest:     http.StatusBadRequest,
 	agent.Forbidden:      http.StatusForbidden,
@@ -55,8 +60,13 @@ func writeError(w http.ResponseWriter, err error) {
 	if errors.As(err, &e) {
 		p.Code, p.Detail, p.Next = string(e.Code), e.Detail, e.Next
 		p.VM, p.Drive, p.Operation = e.VM, e.Drive, e.Operation
-		if s, ok := statuses[e.Code]; ok {
+		switch s, ok := statuses[e.Code]; {
+		case ok:
 			p.Status = s
+		case strings.HasPrefix(p.Code, wire.SourceCode):
+			p.Status = http.StatusBadGateway
+		case strings.HasPrefix(p.Code, wire.VerifyCode):
+			p.Status = http.StatusUnprocessableEntity
 		}
 	}
 	writeProblem(w, p)

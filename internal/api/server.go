@@ -49,9 +49,7 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 	mux.HandleFunc("POST /v1/vms/{vm}/drives/{drive}/cancel", s.cancel)
 	mux.HandleFunc("GET /v1/operations/{id}", s.getOperation)
 	mux.HandleFunc("GET /v1/events", s.events)
-	mux.HandleFunc("GET /v1/images", s.listImages)
-	mux.HandleFunc("PUT /v1/pools/{pool}/images/{image}", s.addImage)
-	mux.HandleFunc("DELETE /v1/pools/{pool}/images/{image}", s.removeImage)
+	s.imageRoutes(mux)
 	mux.HandleFunc("GET /v1/volumes", s.listVolumes)
 	mux.HandleFunc("POST /v1/volumes/gc", s.collectVolumes)
 	mux.HandleFunc("GET /v1/status", s.getStatus)
@@ -89,28 +87,6 @@ func (s *server) getVM(w http.ResponseWriter, r *http.Request) {
 func (s *server) getDrive(w http.ResponseWriter, r *http.Request) {
 	d, err := s.agent.Drive(r.Context(), r.PathValue("vm"), driveName(r))
 	respond(w, d, err)
-}
-
-func (s *server) listImages(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, s.agent.Images())
-}
-
-// addImage takes the image as the request's body, whose length has to be known.
-func (s *server) addImage(w http.ResponseWriter, r *http.Request) {
-	i, err := s.agent.AddImage(r.Context(), r.PathValue("pool"), r.PathValue("image"), r.Body, r.ContentLength, caller(r))
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	writeJSON(w, http.StatusCreated, i)
-}
-
-func (s *server) removeImage(w http.ResponseWriter, r *http.Request) {
-	if err := s.agent.RemoveImage(r.Context(), r.PathValue("pool"), r.PathValue("image"), caller(r)); err != nil {
-		writeError(w, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
 }
 
 func (s *server) listVolumes(w http.ResponseWriter, r *http.Request) {
@@ -193,6 +169,10 @@ func (s *server) cancel(w http.ResponseWriter, r *http.Request) {
 	if _, err := o.Wait(r.Context()); err == nil {
 		writeJSON(w, http.StatusOK, o.Status())
 	}
+}
+
+func withTimeout(r *http.Request, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(r.Context(), d)
 }
 
 func driveName(r *http.Request) string {

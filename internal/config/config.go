@@ -48,6 +48,11 @@ type Pool struct {
 	// Quota is the most that the images of a PoolDir or PoolLVM may have together, in
 	// bytes. 0: what there is room for.
 	Quota int64
+	// Verity of a PoolDir or PoolLVM has its images carry their hash tree and be read
+	// through dm-verity.
+	Verity bool
+	// Stage of a PoolMount is the pool in which copies of its images are kept; "" is none.
+	Stage string
 }
 
 // The types of pools.
@@ -72,6 +77,7 @@ type Tray struct {
 
 // Library is where images may come from, and what has to be known of them.
 type Library struct {
+	Pool               string         // for those who name none; "": the first that can be written
 	Verify             string         // VerifyNone, VerifyChecksum or VerifySignature: the least
 	Keys               []string       // files with public keys, of which signatures count
 	Sources            []string       // what may be fetched from; empty: everything

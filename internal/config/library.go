@@ -27,6 +27,7 @@ const (
 // library checks the [library] table.
 func (k *checker) library(f fileLibrary) Library {
 	l := Library{
+		Pool:               f.Pool,
 		Verify:             k.word("library.verify", f.Verify, VerifyNone, VerifyChecksum, VerifySignature),
 		Keys:               k.files("library.keys", f.Keys),
 		Sources:            f.Sources,

@@ -39,6 +39,7 @@ type file struct {
 }
 
 type fileLibrary struct {
+	Pool               string   `toml:"pool"`
 	Verify             string   `toml:"verify"`
 	Keys               []string `toml:"keys"`
 	Sources            []string `toml:"sources"`
@@ -78,14 +79,16 @@ type fileExtent struct {
 }
 
 type filePool struct {
-	Name    string `toml:"name"`
-	Type    string `toml:"type"`
-	Path    string `toml:"path"`
-	VG      string `toml:"vg"`
-	Source  string `toml:"source"`
-	FSType  string `toml:"fstype"`
-	Options string `toml:"options"`
-	Quota   string `toml:"quota"`
+	Name      string `toml:"name"`
+	Type      string `toml:"type"`
+	Path      string `toml:"path"`
+	VG        string `toml:"vg"`
+	Source    string `toml:"source"`
+	FSType    string `toml:"fstype"`
+	Options   string `toml:"options"`
+	Quota     string `toml:"quota"`
+	Integrity string `toml:"integrity"`
+	Stage     string `toml:"stage"`
 }
 
 func defaults() file {

@@ -78,7 +78,11 @@ func (k *checker) pools(list []filePool) []Pool {
 		at := fmt.Sprintf("pool[%d].", i)
 		k.unique(at, p.Name, seen)
 		pool := Pool{Name: p.Name, Type: k.word(at+"type", p.Type, PoolDir, PoolLVM, PoolMount)}
-		has := map[string]bool{"path": p.Path != "", "vg": p.VG != "", "source": p.Source != "", "fstype": p.FSType != "", "options": p.Options != "", "quota": p.Quota != ""}
+		has := map[string]bool{"path": p.Path != "", "vg": p.VG != "", "source": p.Source != "", "fstype": p.FSType != "", "options": p.Options != "", "quota": p.Quota != "", "integrity": p.Integrity != "", "stage": p.Stage != ""}
+		if p.Integrity != "" && p.Type != PoolMount {
+			pool.Verity = k.word(at+"integrity", p.Integrity, typeVerity) != ""
+			delete(has, "integrity")
+		}
 		if p.Quota != "" && p.Type != PoolMount {
 			pool.Quota = k.size(at+"quota", p.Quota, minQuota, maxSize)
 			delete(has, "quota")
@@ -98,6 +102,8 @@ func (k *checker) pools(list []filePool) []Pool {
 			if p.Source == "" {
 				k.refuse(at+"source", "a pool of type mount needs what is mounted: a device, LABEL=..., UUID=... or server:/export")
 			}
+			pool.Stage = p.Stage
+			delete(has, "stage")
 			delete(has, "source")
 			delete(has, "fstype")
 			delete(has, "options")
@@ -105,7 +111,22 @@ func (k *checker) pools(list []filePool) []Pool {
 		k.unwanted(at, p.Type, has)
 		all = append(all, pool)
 	}
+	for i, p := range all {
+		k.writable(fmt.Sprintf("pool[%d].stage", i), p.Stage, all)
+	}
 	return all
+}
+
+// writable refuses a pool's name that is none of those that images can be added to.
+func (k *checker) writable(key, name string, pools []Pool) {
+	for _, p := range pools {
+		if p.Name == name && p.Type != PoolMount {
+			return
+		}
+	}
+	if name != "" {
+		k.refuse(key, "%q is no [[pool]] of type dir or lvm", name)
+	}
 }
 
 // unwanted refuses keys that another type of table has.

@@ -24,9 +24,9 @@ func TestReferenceStorage(t *testing.T) {
 	assert.Equal(t, volume.Definition{Name: "debian", Linear: []volume.Extent{{Device: "/dev/sdb", Start: 1 << 20, Length: 734003200}}}, c.Volumes[0])
 	assert.Equal(t, "/srv/verity/installer.hash", c.Volumes[1].Verity.Hash)
 	require.Len(t, c.Pools, 3)
-	assert.Equal(t, Pool{Name: "local", Type: PoolDir, Path: "/var/lib/trayd/images", Quota: 200 << 30}, c.Pools[0])
+	assert.Equal(t, Pool{Name: "local", Type: PoolDir, Path: "/var/lib/trayd/images", Quota: 200 << 30, Verity: true}, c.Pools[0])
 	assert.Equal(t, Pool{Name: "fast", Type: PoolLVM, VG: "vg0"}, c.Pools[1])
-	assert.Equal(t, Pool{Name: "stick", Type: PoolMount, Source: "LABEL=DISCS", FSType: "ext4"}, c.Pools[2])
+	assert.Equal(t, Pool{Name: "stick", Type: PoolMount, Source: "LABEL=DISCS", FSType: "ext4", Stage: "local"}, c.Pools[2])
 	assert.Equal(t, []Credential{
 		{Host: "mirror.example.com", Path: "/private/", Username: "edge", PasswordFile: "/etc/trayd/mirror.password"},
 		{Host: "images.example.com:8443", TokenFile: "/etc/trayd/images.token", CertFile: "/etc/trayd/edge.crt", KeyFile: "/etc/trayd/edge.key"},

@@ -51,6 +51,7 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 		Library:     k.library(f.Library),
 		Credentials: k.credentials(f.Credential),
 	}
+	k.writable("library.pool", c.Library.Pool, c.Pools)
 	if len(k.problems) > 0 {
 		return nil, k.problems
 	}

@@ -1,24 +1,32 @@
-// Package library keeps the images of this host: which there are, in which pool each
-// lies, and what has to be active before one can be read.
+// Package library keeps the images of this host: where each comes from and that it is
+// whole, what it is, in which pool it lies, and what has to be active before it can be
+// read.
 //
-// A pool is a directory, a volume group (an image is a logical volume of its name), or
-// a file system that is mounted only while something in it is used. What trayd itself
-// has put into a pool is in the catalogue, a part of the state file; a directory's other
-// files can be used by their names, too.
+// A pool is a directory, a volume group, or a file system that is mounted only while
+// something in it is used. What trayd itself has put into a pool is in the catalogue, a
+// part of the state file: a name is a pointer to a content, which a pool has once, under
+// its SHA-256 in a directory (sha256/HEX.iso), as a logical volume in a volume group. A
+// directory's other files can be used by their names, too.
+//
+// An image is allocated, downloading, verifying, then ready, or failed with one cause and
+// one remedy. Nothing can be put into a drive before it is ready, that is whole, durable,
+// compared with its checksum and signature, and inspected. Each transition is durable
+// before the next begins, so that a start after any death finishes or removes what the
+// death left: Resume.
 package library
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/library/fetch"
 	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/state"
 )
@@ -39,6 +47,34 @@ type Pool struct {
 	Type PoolType
 	Path string // of a Dir
 	VG   string // of an LVM
+	// Quota is how many bytes the images that trayd adds may have together; 0: no limit.
+	Quota int64
+	// Verity has each image that is added carry its hash tree.
+	Verity bool
+	// Stage is the pool in which copies of a Mount's images are kept for the next time; "":
+	// none.
+	Stage string
+}
+
+// Level is what an image needs at least to be taken.
+type Level string
+
+// The levels.
+const (
+	VerifyNone      Level = "none"
+	VerifyChecksum  Level = "checksum"  // or a signature
+	VerifySignature Level = "signature" // of a pinned key
+)
+
+// Options are a host's.
+type Options struct {
+	Pools     []Pool
+	Default   string // the pool for those who name none; "": the first that can be written
+	Fetch     fetch.Options
+	Verify    Level
+	Keys      []string // files of public keys, read each time
+	AllowWeak bool     // MD5 and SHA-1, when the request wants them
+	MaxSize   int64    // bytes of an image; 0: no limit
 }
 
 // Storage is what a library needs of the host's volumes: a *volume.Host.
@@ -46,6 +82,7 @@ type Storage interface {
 	// CreateLV makes a logical volume of at least size bytes, active, and marked as one
 	// that isn't finished.
 	CreateLV(ctx context.Context, vg, lv string, size int64) error
+	// OpenForWriting opens, and turns on if need be, one that isn't finished.
 	OpenForWriting(ctx context.Context, vg, lv string) (*os.File, error)
 	FinishLV(ctx context.Context, vg, lv string) error
 	RemoveLV(ctx context.Context, vg, lv string) error
@@ -53,68 +90,81 @@ type Storage interface {
 	Volume(volume.Ref) (volume.Volume, error)
 }
 
-// Image is one image of the catalogue.
-type Image = wire.Image
+// Users says which drives have what lies at a place, and under which name each has asked
+// for it.
+type Users func(Place) []User
 
-// Place is where an image lies: a file, or a volume and a file inside it.
-type Place struct {
-	Root, Path string      // of a file: the directory that it stays beneath, and its path
-	Volume     *volume.Ref // what has to be active; nil for a file
-	Inside     string      // the file in a Volume that is a file system
-	Size       int64       // exact, in bytes, where the volume may be larger; 0: not known
+// User is a drive that has an image.
+type User struct {
+	Drive  string // VM/DRIVE
+	Medium string // as it was asked for
+}
+
+// Event is something that happened to an image while nobody may be waiting for it.
+type Event struct {
+	Image Image
+	Err   error // why it has failed
 }
 
 // Library is the images of this host. Its methods are safe for concurrent use.
 type Library struct {
 	journal *state.Journal
 	storage Storage
+	users   Users
+	log     *slog.Logger
+	// failPoint is called by name at each point at which the death of trayd is tested.
+	failPoint func(string)
+	turns     chan struct{} // holds a token for each download under way
 
-	mu    sync.Mutex // guards below
-	pools []Pool
-	busy  map[string]bool // catalogue keys of images that are being added or removed
+	mu        sync.Mutex // guards below
+	options   Options
+	client    *fetch.Client
+	busy      map[string]bool         // catalogue keys of images that somebody does something about
+	jobs      map[string]*job         // by catalogue key: what is on its way
+	ctx       context.Context         // of Start; nil before
+	announced map[string]announcement // uploads that have not begun, by catalogue key
+	work      sync.WaitGroup          // of jobs
+	told      func(Event)
 }
 
-// New returns a library whose catalogue is in the journal.
-func New(journal *state.Journal, storage Storage, pools []Pool) *Library {
-	return &Library{journal: journal, storage: storage, pools: pools, busy: make(map[string]bool)}
+// maxDownloads is how many downloads are under way at once; the others wait, allocated.
+// More make a thin line slower for all and let none end.
+const maxDownloads = 4
+
+// New returns a library whose catalogue is in the journal. failPoint may be nil.
+func New(journal *state.Journal, storage Storage, users Users, o Options, log *slog.Logger, failPoint func(string)) (*Library, error) {
+	l := &Library{
+		journal: journal, storage: storage, users: users, log: log, failPoint: failPoint,
+		turns: make(chan struct{}, maxDownloads), busy: make(map[string]bool), jobs: make(map[string]*job), announced: make(map[string]announcement),
+	}
+	if failPoint == nil {
+		l.failPoint = func(string) {}
+	}
+	return l, l.Configure(o)
 }
 
-// Configure takes new pools.
-func (l *Library) Configure(pools []Pool) {
+// Configure takes new settings. What is under way goes on with the old ones; after an
+// error nothing is changed.
+func (l *Library) Configure(o Options) error {
+	client, err := fetch.New(o.Fetch)
+	if err != nil {
+		return fmt.Errorf("the sources of images: %w", err)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pools = pools
+	l.options, l.client = o, client
+	return nil
+}
+
+func (l *Library) configured() (Options, *fetch.Client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.options, l.client
 }
 
 func (l *Library) list() []Pool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.pools)
-}
-
-const keyPrefix = "image/"
-
-func key(pool, name string) string { return keyPrefix + pool + "/" + name }
-
-// Images is the catalogue, by pool and name.
-func (l *Library) Images() []Image {
-	images := []Image{}
-	l.journal.Range(func(k string, value json.RawMessage) bool {
-		var i Image
-		if strings.HasPrefix(k, keyPrefix) && json.Unmarshal(value, &i) == nil {
-			images = append(images, i)
-		}
-		return true
-	})
-	slices.SortFunc(images, func(a, b Image) int { return strings.Compare(a.Pool+"/"+a.Name, b.Pool+"/"+b.Name) })
-	return images
-}
-
-// Image looks one up in the catalogue.
-func (l *Library) Image(pool, name string) (Image, bool) {
-	var i Image
-	ok, err := l.journal.Get(key(pool, name), &i)
-	return i, ok && err == nil
+	o, _ := l.configured()
+	return slices.Clone(o.Pools)
 }
 
 // Error is an image or a pool that can't be had or made.
@@ -130,133 +180,34 @@ func (e *Error) Error() string { return e.Detail }
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Code is a kind of Error.
-type Code string
+// Code is a kind of Error, as the API names it. Those of a source are wire.SourceCode and
+// a fetch.Kind, those of a checksum or a signature wire.VerifyCode and a verify.Reason.
+type Code = wire.Code
 
 // The codes.
 const (
-	NoSuchImage Code = "no-such-image"
-	NoSuchPool  Code = "no-such-pool"
-	BadName     Code = "bad-name"
-	Ambiguous   Code = "ambiguous"
-	Exists      Code = "exists"
-	InUse       Code = "in-use"
-	Invalid     Code = "invalid"
-	NoSpace     Code = "no-space"
-	Failed      Code = "failed"
+	NoSuchImage = wire.NoSuchMedium
+	NoSuchPool  = wire.NoSuchPool
+	BadName     = wire.BadRequest
+	BadRequest  = wire.BadRequest
+	Ambiguous   = wire.BadRequest
+	Exists      = wire.ImageExists
+	InUse       = wire.ImageInUse
+	NotReady    = wire.ImageNotReady // on its way, or failed
+	Invalid     = wire.NotADisc
+	Truncated   = wire.Truncated
+	Changed     = wire.ImageDamaged  // the content is another than the one that was added
+	Unverified  = wire.ImageUnsigned // the host wants a checksum or a signature
+	NoSpace     = wire.NoSpace
+	OverQuota   = wire.OverQuota
+	Cancelled   = wire.CancelledCode
+	Interrupted = wire.ImageCutOff
+	Failed      = wire.PoolFailed
 )
 
 func problem(code Code, next, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Code: code, Detail: err.Error(), Next: next, Err: errors.Unwrap(err)}
-}
-
-// Find finds an image by NAME, in whichever pool has it, or by POOL/NAME.
-func (l *Library) Find(name string) (Place, error) {
-	pools := l.list()
-	if pool, rest, ok := strings.Cut(name, "/"); ok {
-		p, err := l.pool(pool)
-		if err != nil {
-			return Place{}, err
-		}
-		pools, name = []Pool{p}, rest
-	}
-	if err := checkName(name); err != nil {
-		return Place{}, err
-	}
-	var (
-		found []Place
-		in    []string
-		named = len(pools) == 1
-		shut  []string // pools that nobody can look into now
-		busy  bool
-	)
-	for _, p := range pools {
-		if l.occupied(p.Name, name) {
-			busy = true
-		} else if place, ok := l.in(p, name, named); ok {
-			found, in = append(found, place), append(in, "image:"+p.Name+"/"+name)
-		} else if p.Type == Mount {
-			shut = append(shut, "image:"+p.Name+"/"+name)
-		}
-	}
-	switch {
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		return Place{}, problem(Ambiguous, "name one: "+strings.Join(in, ", "), "image %s is in several pools", name)
-	case busy:
-		return Place{}, problem(InUse, "wait for it to end", "image %s is being added or removed", name)
-	case len(pools) == 0:
-		return Place{}, problem(NoSuchImage, "add a [[pool]] to trayd.toml, or name a file by its path", "no image %s: there are no pools", name)
-	case len(shut) > 0:
-		return Place{}, problem(NoSuchImage, "if it is in a pool that is mounted on demand, say so: "+strings.Join(shut, ", "), "no image %s", name)
-	}
-	return Place{}, problem(NoSuchImage, "`trayctl image ls` shows those that there are", "no image %s in %s", name, names(pools))
-}
-
-// in looks for an image in one pool. A pool that would have to be mounted for that is
-// believed to have it if it is the one that was named.
-func (l *Library) in(p Pool, name string, named bool) (Place, bool) {
-	switch p.Type {
-	case Dir:
-		for _, file := range []string{name + ".iso", name} {
-			path := filepath.Join(p.Path, file)
-			if _, err := os.Lstat(path); err == nil {
-				return Place{Root: p.Path, Path: path}, true
-			}
-		}
-	case LVM:
-		if i, ok := l.Image(p.Name, name); ok && i.Place == placeIn(p, name) {
-			return Place{Volume: &volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + name}, Size: i.Size}, true
-		}
-	case Mount:
-		if named {
-			return Place{Volume: &volume.Ref{Kind: volume.Mount, Name: p.Name}, Inside: name}, true
-		}
-	}
-	return Place{}, false
-}
-
-// placeIn is where an image that is added to a pool comes to lie.
-func placeIn(p Pool, name string) string {
-	if p.Type == LVM {
-		return volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + name}.String()
-	}
-	return filepath.Join(p.Path, name+".iso")
-}
-
-// strayed is the error of an image of the catalogue that lies elsewhere than its pool is
-// now: what lies there under its name is somebody else's.
-func (l *Library) strayed(p Pool, name string) error {
-	i, known := l.Image(p.Name, name)
-	if now := placeIn(p, name); known && i.Place != now {
-		return problem(Failed, "define the pool as it was, then remove the image", "image %s of pool %s was put into %s, and the pool's place is %s now", name, p.Name, i.Place, now)
-	}
-	return nil
-}
-
-// FindPDIV finds a disc by oVirt's coordinates: POOL/DOMAIN/IMAGE/VOLUME. The domain is
-// a pool of trayd's; in a volume group the volume is a logical volume of that name, in
-// a directory or a file system the file images/IMAGE/VOLUME.
-func (l *Library) FindPDIV(coordinates string) (Place, error) {
-	parts := strings.Split(coordinates, "/")
-	if len(parts) != 4 || slices.ContainsFunc(parts, func(p string) bool { return checkName(p) != nil }) {
-		return Place{}, problem(BadName, "write pdiv:POOL/DOMAIN/IMAGE/VOLUME", "%q is not four names with slashes between them", coordinates)
-	}
-	domain, image, vol := parts[1], parts[2], parts[3]
-	p, err := l.pool(domain)
-	if err != nil {
-		return Place{}, err
-	}
-	inside := filepath.Join("images", image, vol)
-	switch p.Type {
-	case LVM:
-		return Place{Volume: &volume.Ref{Kind: volume.LVM, Name: p.VG + "/" + vol}}, nil
-	case Mount:
-		return Place{Volume: &volume.Ref{Kind: volume.Mount, Name: p.Name}, Inside: inside}, nil
-	}
-	return Place{Root: p.Path, Path: filepath.Join(p.Path, inside)}, nil
 }
 
 func (l *Library) pool(name string) (Pool, error) {
@@ -267,6 +218,27 @@ func (l *Library) pool(name string) (Pool, error) {
 		}
 	}
 	return Pool{}, problem(NoSuchPool, "pools: "+names(pools)+"; they are defined by [[pool]] in trayd.toml", "no pool %s", name)
+}
+
+// poolFor is the pool for a new image.
+func (l *Library) poolFor(name string) (Pool, error) {
+	o, _ := l.configured()
+	if name == "" {
+		name = o.Default
+	}
+	if name == "" {
+		for _, p := range o.Pools {
+			if p.Type != Mount {
+				return p, nil
+			}
+		}
+		return Pool{}, problem(NoSuchPool, "add a [[pool]] of type dir or lvm to trayd.toml", "there is no pool that images can be added to")
+	}
+	p, err := l.pool(name)
+	if err == nil && p.Type == Mount {
+		return p, problem(Failed, "add it to a pool of type dir or lvm", "pool %s is mounted read-only", name)
+	}
+	return p, err
 }
 
 func names(pools []Pool) string {
@@ -293,4 +265,28 @@ func checkName(name string) error {
 		return problem(BadName, "use letters, digits, '-', '_', '.' and '+', not beginning with '-' or '.'", "%q can't be an image's name", name)
 	}
 	return nil
+}
+
+// occupy keeps others from the same image while something is done about it.
+func (l *Library) occupy(pool, name string) (done func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := key(pool, name)
+	if l.busy[k] || l.jobs[k] != nil {
+		return nil, problem(InUse, "wait for it to end; `trayctl image ls` shows it", "image %s of pool %s is being added, removed or verified", name, pool)
+	}
+	l.busy[k] = true
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.busy, k)
+	}, nil
+}
+
+// occupied reports whether somebody does something about an image. Its volume is active
+// then without a drive's record, and goes off at the end, whoever has just begun to use it.
+func (l *Library) occupied(pool, name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy[key(pool, name)] || l.jobs[key(pool, name)] != nil
 }

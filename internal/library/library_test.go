@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 
@@ -25,13 +27,14 @@ type volumes struct {
 	dir        string
 	incomplete map[string]bool
 	active     map[string]bool
+	size       map[string]int64
 	fail       map[string]error // by the method's name
 	scans      int              // that hold a volume open when it is to be released
 	finishing  func()           // what others do meanwhile
 }
 
 func newVolumes(t *testing.T) *volumes {
-	return &volumes{dir: t.TempDir(), incomplete: map[string]bool{}, active: map[string]bool{}, fail: map[string]error{}}
+	return &volumes{dir: t.TempDir(), incomplete: map[string]bool{}, active: map[string]bool{}, size: map[string]int64{}, fail: map[string]error{}}
 }
 
 func (v *volumes) CreateLV(_ context.Context, _, lv string, size int64) error {
@@ -40,10 +43,12 @@ func (v *volumes) CreateLV(_ context.Context, _, lv string, size int64) error {
 	}
 	v.incomplete[lv], v.active[lv] = true, true
 	const extent = 4 << 20
-	return os.WriteFile(filepath.Join(v.dir, lv), make([]byte, (size+extent-1)/extent*extent), 0o600)
+	v.size[lv] = (size + extent - 1) / extent * extent
+	return os.WriteFile(filepath.Join(v.dir, lv), make([]byte, v.size[lv]), 0o600)
 }
 
 func (v *volumes) OpenForWriting(_ context.Context, _, lv string) (*os.File, error) {
+	v.active[lv] = true
 	return os.OpenFile(filepath.Join(v.dir, lv), os.O_RDWR, 0)
 }
 
@@ -68,18 +73,39 @@ func (v *volumes) ListLVs(context.Context, string) ([]volume.LVInfo, error) {
 	files, err := os.ReadDir(v.dir)
 	var all []volume.LVInfo
 	for _, f := range files {
-		all = append(all, volume.LVInfo{Name: f.Name(), Active: v.active[f.Name()], Incomplete: v.incomplete[f.Name()]})
+		all = append(all, volume.LVInfo{Name: f.Name(), Size: v.size[f.Name()], Active: v.active[f.Name()], Incomplete: v.incomplete[f.Name()]})
 	}
 	return all, err
 }
 
 func (v *volumes) Volume(ref volume.Ref) (volume.Volume, error) { return released{v: v, ref: ref}, nil }
 
-// released is a volume that can be released.
+// released is a volume that can be turned on and off.
 type released struct {
 	volume.Volume
 	v   *volumes
 	ref volume.Ref
+}
+
+func (r released) Ref() volume.Ref { return r.ref }
+
+func (r released) lv() string {
+	_, lv, _ := strings.Cut(r.ref.Name, "/")
+	return lv
+}
+
+func (r released) Activate(context.Context) (bool, error) {
+	made := !r.v.active[r.lv()]
+	r.v.active[r.lv()] = true
+	return made, nil
+}
+
+func (r released) Open(context.Context, string) (*os.File, error) {
+	return os.Open(filepath.Join(r.v.dir, r.lv()))
+}
+
+func (r released) State(context.Context) (volume.State, error) {
+	return volume.State{Active: r.v.active[r.lv()]}, nil
 }
 
 func (r released) Release(context.Context) error {
@@ -87,18 +113,55 @@ func (r released) Release(context.Context) error {
 		r.v.scans--
 		return &volume.BusyError{Ref: r.ref}
 	}
-	_, lv, _ := strings.Cut(r.ref.Name, "/")
-	delete(r.v.active, lv)
+	delete(r.v.active, r.lv())
 	return nil
 }
 
 func newLibrary(t *testing.T, dir string) (*Library, *volumes) {
 	t.Helper()
-	j, err := state.Open(filepath.Join(t.TempDir(), "state.journal"), nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, j.Close()) })
+	return libraryOf(t, Options{Pools: []Pool{{Name: "local", Type: Dir, Path: dir}, {Name: "fast", Type: LVM, VG: "vg0"}, {Name: "stick", Type: Mount}}})
+}
+
+// libraryOf starts a library that ends with the test.
+func libraryOf(t *testing.T, o Options) (*Library, *volumes) {
+	t.Helper()
 	v := newVolumes(t)
-	return New(j, v, []Pool{{Name: "local", Type: Dir, Path: dir}, {Name: "fast", Type: LVM, VG: "vg0"}, {Name: "stick", Type: Mount}}), v
+	r := &rig{t: t, options: o, storage: v, path: filepath.Join(t.TempDir(), "state.journal")}
+	r.start()
+	t.Cleanup(r.stop)
+	return r.Library, v
+}
+
+// rig is a library that can be stopped and started again.
+type rig struct {
+	*Library
+	t       *testing.T
+	options Options
+	storage *volumes
+	path    string
+	used    []User // by whom everything is
+	journal *state.Journal
+	stop    func()
+	events  chan Event
+	die     func(string) // at fail points
+}
+
+func (r *rig) start() {
+	r.t.Helper()
+	var err error
+	r.journal, err = state.Open(r.path, nil)
+	require.NoError(r.t, err)
+	r.Library, err = New(r.journal, r.storage, func(Place) []User { return r.used }, r.options, slog.New(slog.DiscardHandler), r.die)
+	require.NoError(r.t, err)
+	r.events = make(chan Event, 100)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.Start(ctx, func(e Event) { r.events <- e })
+	journal, library := r.journal, r.Library
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		library.Drain()
+		_ = journal.Close() // a test may have closed it
+	})
 }
 
 func code(err error) Code {
@@ -125,7 +188,7 @@ func TestAdd(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "pool")
 			l, v := newLibrary(t, dir)
 			v.scans = 2
-			i, err := l.Add(ctx, pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+			i, err := l.Upload(ctx, Request{Pool: pool, Name: "debian"}, bytes.NewReader(iso), int64(len(iso)))
 			require.NoError(t, err)
 			require.Equal(t, "DEBIAN", i.VolumeID)
 			require.Equal(t, []Image{i}, l.Images())
@@ -146,14 +209,16 @@ func TestAdd(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, iso, got[:len(iso)])
 
-			_, err = l.Add(ctx, pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+			_, err = l.Upload(ctx, Request{Pool: pool, Name: "debian"}, bytes.NewReader(iso), int64(len(iso)))
 			require.Equal(t, Exists, code(err))
-			require.Equal(t, InUse, code(l.Remove(ctx, pool, "debian", func(Place) []string { return []string{"vm1/cd0"} })))
-			require.NoError(t, l.Remove(ctx, pool, "debian", func(Place) []string { return nil }))
+			l.users = func(Place) []User { return []User{{Drive: "vm1/cd0"}} }
+			require.Equal(t, InUse, code(l.Remove(ctx, pool, "debian")))
+			l.users = nil
+			require.NoError(t, l.Remove(ctx, pool, "debian"))
 			require.Empty(t, l.Images())
 			_, err = l.Find("debian")
 			require.Equal(t, NoSuchImage, code(err))
-			require.Equal(t, NoSuchImage, code(l.Remove(ctx, pool, "debian", nil)))
+			require.Equal(t, NoSuchImage, code(l.Remove(ctx, pool, "debian")))
 			require.NoFileExists(t, path)
 		})
 	}
@@ -178,11 +243,11 @@ func TestAddFails(t *testing.T) {
 		{"too short", "local", "x", bytes.NewReader(iso[:100]), size, nil, Invalid},
 		{"too short, on a volume", "fast", "x", bytes.NewReader(iso[:100]), size, nil, Invalid},
 		{"too long", "local", "x", whole(), size - 2048, nil, Invalid},
-		{"cut off by its size", "local", "x", bytes.NewReader(iso[:size-2048]), size - 2048, nil, Invalid},
+		{"cut off by its size", "local", "x", bytes.NewReader(iso[:size-2048]), size - 2048, nil, Truncated},
 		{"no disc", "fast", "x", strings.NewReader(strings.Repeat("x", 1<<17)), 1 << 17, nil, Invalid},
 		{"empty", "local", "x", strings.NewReader(""), 0, nil, Invalid},
-		{"the sender goes away", "local", "x", io.MultiReader(bytes.NewReader(iso[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF)), size, nil, Failed},
-		{"the sender goes away from a volume", "fast", "x", io.MultiReader(bytes.NewReader(iso[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF)), size, nil, Failed},
+		{"the sender goes away", "local", "x", io.MultiReader(bytes.NewReader(iso[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF)), size, nil, Interrupted},
+		{"the sender goes away from a volume", "fast", "x", io.MultiReader(bytes.NewReader(iso[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF)), size, nil, Interrupted},
 		{"no space in the group", "fast", "x", whole(), size, map[string]error{"create": &volume.Error{Reason: volume.NoSpace, Detail: "2 MiB are free", Next: "vgs"}}, NoSpace},
 		{"no space in the directory", "local", "x", whole(), 1 << 60, nil, NoSpace},
 		{"the volume can't be finished", "fast", "x", whole(), size, map[string]error{"finish": errors.New("lvm2 says no")}, Failed},
@@ -191,7 +256,7 @@ func TestAddFails(t *testing.T) {
 			dir := t.TempDir()
 			l, v := newLibrary(t, dir)
 			v.fail = row.fails
-			_, err := l.Add(t.Context(), row.pool, row.image, row.content, row.size)
+			_, err := l.Upload(t.Context(), Request{Pool: row.pool, Name: row.image}, row.content, row.size)
 			require.Equal(t, row.want, code(err), err)
 			require.Empty(t, l.Images())
 			for _, d := range []string{dir, v.dir} {
@@ -210,9 +275,9 @@ func TestFindMeanwhile(t *testing.T) {
 	l, v := newLibrary(t, t.TempDir())
 	v.finishing = func() {
 		_, err := l.Find("debian")
-		require.Equal(t, InUse, code(err))
+		require.Equal(t, NotReady, code(err))
 	}
-	_, err := l.Add(t.Context(), "fast", "debian", bytes.NewReader(iso), int64(len(iso)))
+	_, err := l.Upload(t.Context(), Request{Pool: "fast", Name: "debian"}, bytes.NewReader(iso), int64(len(iso)))
 	require.NoError(t, err)
 	_, err = l.Find("debian")
 	require.NoError(t, err)
@@ -225,18 +290,18 @@ func TestPoolMoved(t *testing.T) {
 	before, after := t.TempDir(), t.TempDir()
 	l, v := newLibrary(t, before)
 	for _, pool := range []string{"local", "fast"} {
-		_, err := l.Add(t.Context(), pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+		_, err := l.Upload(t.Context(), Request{Pool: pool, Name: "debian"}, bytes.NewReader(iso), int64(len(iso)))
 		require.NoError(t, err)
 	}
 	theirs := filepath.Join(after, "debian.iso")
 	require.NoError(t, os.WriteFile(theirs, nil, 0o600))
-	l.Configure([]Pool{{Name: "local", Type: Dir, Path: after}, {Name: "fast", Type: LVM, VG: "vg1"}})
+	require.NoError(t, l.Configure(Options{Pools: []Pool{{Name: "local", Type: Dir, Path: after}, {Name: "fast", Type: LVM, VG: "vg1"}}}))
 	_, err := l.Find("fast/debian")
 	require.Equal(t, NoSuchImage, code(err))
 	for _, pool := range []string{"local", "fast"} {
-		_, err := l.Add(t.Context(), pool, "debian", bytes.NewReader(iso), int64(len(iso)))
+		_, err := l.Upload(t.Context(), Request{Pool: pool, Name: "debian"}, bytes.NewReader(iso), int64(len(iso)))
 		require.Equal(t, Failed, code(err))
-		require.ErrorContains(t, l.Remove(t.Context(), pool, "debian", func(Place) []string { return nil }), "was put into")
+		require.ErrorContains(t, l.Remove(t.Context(), pool, "debian"), "was put into")
 	}
 	require.FileExists(t, theirs)
 	require.Equal(t, []string{"debian"}, entries(t, v.dir))
@@ -244,17 +309,13 @@ func TestPoolMoved(t *testing.T) {
 }
 
 // TestAddUncatalogued: an image that can't be written to the catalogue is not left behind
-// as a file that nobody added, also when trayd dies in between.
+// as a file that nobody added.
 func TestAddUncatalogued(t *testing.T) {
 	iso := disc(t, "DEBIAN")
 	dir := t.TempDir()
 	l, _ := newLibrary(t, dir)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "debian.iso"), iso, 0o600))
-	require.NoError(t, os.Link(filepath.Join(dir, "debian.iso"), filepath.Join(dir, ".debian"+partial)))
-	require.NoError(t, l.Clean(t.Context()))
-	require.Empty(t, entries(t, dir))
 	require.NoError(t, l.journal.Close())
-	_, err := l.Add(t.Context(), "local", "debian", bytes.NewReader(iso), int64(len(iso)))
+	_, err := l.Upload(t.Context(), Request{Pool: "local", Name: "debian"}, bytes.NewReader(iso), int64(len(iso)))
 	require.ErrorContains(t, err, "the catalogue")
 	require.NotContains(t, err.Error(), "no such file")
 	require.Empty(t, entries(t, dir))
@@ -265,14 +326,14 @@ func TestClean(t *testing.T) {
 	iso := disc(t, "DEBIAN")
 	dir := t.TempDir()
 	l, v := newLibrary(t, dir)
-	_, err := l.Add(t.Context(), "fast", "whole", bytes.NewReader(iso), int64(len(iso)))
+	_, err := l.Upload(t.Context(), Request{Pool: "fast", Name: "whole"}, bytes.NewReader(iso), int64(len(iso)))
 	require.NoError(t, err)
 	v.incomplete["whole"], v.active["whole"] = true, true // cut off before the last step
 	require.NoError(t, v.CreateLV(t.Context(), "vg0", "half", 100))
 	require.NoError(t, os.WriteFile(filepath.Join(v.dir, "theirs"), nil, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".half"+partial), nil, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "theirs.iso"), nil, 0o600))
-	require.NoError(t, l.Clean(t.Context()))
+	require.NoError(t, l.Resume(t.Context()))
 	require.Empty(t, v.incomplete)
 	require.Empty(t, v.active)
 	require.ElementsMatch(t, []string{"whole", "theirs"}, entries(t, v.dir))
@@ -322,7 +383,7 @@ func TestFind(t *testing.T) {
 	var e *Error
 	require.ErrorAs(t, err, &e)
 	require.Contains(t, e.Next, "image:stick/b")
-	l.Configure(nil)
+	require.NoError(t, l.Configure(Options{}))
 	_, err = l.Find("a")
 	require.Equal(t, NoSuchImage, code(err))
 }

@@ -24,6 +24,7 @@ const (
 	EventVolumeCorrupt = "volume-corrupt" // a verity volume doesn't hold what its hashes say
 	EventImageAdded    = "image-added"
 	EventImageRemoved  = "image-removed"
+	EventImageFailed   = "image-failed"
 	EventConflict      = "conflict" // somebody else's disc is in
 )
 

@@ -60,5 +60,18 @@ const (
 	ImageExists    Code = "image-exists"
 	ImageInUse     Code = "image-in-use"
 	NoSpace        Code = "no-space"    // the pool can't hold the image
+	OverQuota      Code = "over-quota"  // of the pool
 	PoolFailed     Code = "pool-failed" // the pool's storage refused or failed
+	ImageNotReady  Code = "image-not-ready"
+	ImageDamaged   Code = "image-damaged"    // its content has changed since it was added
+	ImageUnsigned  Code = "image-unverified" // this host wants a checksum or a signature
+	ImageCutOff    Code = "image-interrupted"
+)
+
+// SourceCode begins the codes of failures of an image's source: source-not-found,
+// source-tls-expired and so on; VerifyCode those of checksums and signatures:
+// verify-mismatch, verify-unknown-key and so on.
+const (
+	SourceCode = "source-"
+	VerifyCode = "verify-"
 )

@@ -55,18 +55,3 @@ type Collected struct {
 	Volume string `json:"volume"`
 	Error  string `json:"error,omitempty"` // why it could not be released
 }
-
-// Image is one image of the catalogue.
-type Image struct {
-	Name     string    `json:"name"`
-	Pool     string    `json:"pool"`
-	Size     int64     `json:"size"` // bytes; its volume may be larger
-	SHA256   string    `json:"sha256"`
-	VolumeID string    `json:"volume_id,omitempty"`
-	Added    time.Time `json:"added"`
-	// Place is the file or the logical volume that was made for it.
-	Place string `json:"place,omitempty"`
-}
-
-// String is the image as people name it.
-func (i Image) String() string { return "image:" + i.Pool + "/" + i.Name }

@@ -37,6 +37,14 @@ func (c *Client) parse(raw string) (*url.URL, *Error) {
 	return u, nil
 }
 
+// Check says what is wrong with a URL, as far as it tells by itself. The error is an *Error.
+func (c *Client) Check(raw string) error {
+	if _, err := c.parse(raw); err != nil {
+		return err
+	}
+	return nil
+}
+
 // check says whether a URL may be fetched, as far as it tells by itself.
 func (c *Client) check(u *url.URL) *Error {
 	switch {

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/trayd/trayd/internal/config"
+	"github.com/trayd/trayd/internal/library"
+	"github.com/trayd/trayd/internal/library/fetch"
+)
+
+// libraryOptions are the library's part of the configuration.
+func libraryOptions(c *config.Config) library.Options {
+	o := library.Options{
+		Default: c.Library.Pool, Verify: library.Level(c.Library.Verify), Keys: c.Library.Keys,
+		AllowWeak: c.Library.AllowWeakChecksums, MaxSize: c.Library.MaxSize,
+		Fetch: fetch.Options{
+			Allow: c.Library.Sources, AllowPrivate: c.Library.PrivateTargets, CAFile: c.Library.CAFile,
+			Connect: c.Library.ConnectTimeout, Stall: c.Library.StallTimeout, Attempts: c.Library.Attempts,
+			UserAgent: "trayd/" + version,
+		},
+	}
+	for _, f := range c.Credentials {
+		o.Fetch.Credentials = append(o.Fetch.Credentials, fetch.Credential(f))
+	}
+	writable := false
+	for _, p := range c.Pools {
+		o.Pools = append(o.Pools, library.Pool{
+			Name: p.Name, Type: library.PoolType(p.Type), Path: p.Path, VG: p.VG, Quota: p.Quota, Verity: p.Verity, Stage: p.Stage,
+		})
+		writable = writable || p.Type != config.PoolMount
+	}
+	if !writable { // so that images can be added without a word of configuration
+		o.Pools = append(o.Pools, library.Pool{Name: defaultPool, Type: library.Dir, Path: filepath.Join(c.StateDir, "images")})
+	}
+	return o
+}
+
+// defaultPool is the pool of a host whose configuration has none that can be written.
+const defaultPool = "local"

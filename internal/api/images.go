@@ -1,0 +1,150 @@
+package api
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
+	"github.com/trayd/trayd/iso"
+)
+
+// maxImageRequest is of a request for an image, in bytes: it may have a file of sums in it.
+const maxImageRequest = 2 << 20
+
+func (s *server) imageRoutes(mux *http.ServeMux) {
+	const one = "/v1/pools/{pool}/images/{image}"
+	mux.HandleFunc("GET /v1/images", s.listImages)
+	mux.HandleFunc("POST /v1/images", s.registerImage)
+	mux.HandleFunc("POST /v1/images/gc", s.collectImages)
+	mux.HandleFunc("GET "+one, s.getImage)
+	mux.HandleFunc("PUT "+one, s.uploadImage)
+	mux.HandleFunc("DELETE "+one, s.removeImage)
+	for _, verb := range []string{"cancel", "retry", "pin", "unpin", "verify"} {
+		mux.HandleFunc("POST "+one+"/"+verb, s.changeImage(verb))
+	}
+	mux.HandleFunc("GET "+one+"/inspection", s.inspectImage)
+	mux.HandleFunc("GET "+one+"/content", s.getContent)
+}
+
+// imageName is the pool and the name in a path; an empty pool for the one that stands for
+// whichever has it.
+func imageName(r *http.Request) (pool, name string) {
+	if pool = r.PathValue("pool"); pool == wire.AnyPool {
+		pool = ""
+	}
+	return pool, r.PathValue("image")
+}
+
+func (s *server) listImages(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, s.agent.Images())
+}
+
+// getImage waits, with ?wait=10s, until nothing of the image is under way.
+func (s *server) getImage(w http.ResponseWriter, r *http.Request) {
+	pool, name := imageName(r)
+	i, err := s.agent.Image(pool, name)
+	if wait, e := time.ParseDuration(r.URL.Query().Get("wait")); e == nil && err == nil && wait > 0 {
+		ctx, cancel := withTimeout(r, min(wait, maxWait))
+		defer cancel()
+		i, err = s.agent.WaitImage(ctx, i.Pool, i.Name)
+	}
+	respond(w, i, err)
+}
+
+// maxWait is the longest that a client is kept waiting.
+const maxWait = time.Minute
+
+// registerImage begins a download, or announces an upload.
+func (s *server) registerImage(w http.ResponseWriter, r *http.Request) {
+	var req wire.ImageRequest
+	if err := decode(http.MaxBytesReader(w, r.Body, maxImageRequest), &req); err != nil {
+		badRequest(w, err)
+		return
+	}
+	i, err := s.agent.RegisterImage(req, caller(r))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Location", "/v1/pools/"+i.Pool+"/images/"+i.Name)
+	writeJSON(w, http.StatusAccepted, i)
+}
+
+// uploadImage takes the image as the request's body.
+func (s *server) uploadImage(w http.ResponseWriter, r *http.Request) {
+	pool, name := imageName(r)
+	i, err := s.agent.UploadImage(r.Context(), pool, name, r.Body, r.ContentLength, caller(r))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusCreated, i)
+}
+
+func (s *server) removeImage(w http.ResponseWriter, r *http.Request) {
+	pool, name := imageName(r)
+	if err := s.agent.RemoveImage(r.Context(), pool, name, caller(r)); err != nil {
+		writeError(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *server) changeImage(verb string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		pool, name := imageName(r)
+		i, err := s.agent.ChangeImage(r.Context(), verb, pool, name, caller(r))
+		respond(w, i, err)
+	}
+}
+
+func (s *server) collectImages(w http.ResponseWriter, r *http.Request) {
+	var unused time.Duration
+	if text := r.URL.Query().Get("unused"); text != "" {
+		var err error
+		if unused, err = time.ParseDuration(text); err != nil {
+			badRequest(w, err)
+			return
+		}
+	}
+	all, err := s.agent.CollectImages(r.Context(), unused, r.URL.Query().Get("dry_run") == "true", caller(r))
+	respond(w, all, err)
+}
+
+func badRequest(w http.ResponseWriter, err error) {
+	writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
+		Detail: "the request can't be read: " + err.Error(), Next: "see the API's description"})
+}
+
+func decode(r io.Reader, v any) error {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+// inspectImage says all that there is to say of an image.
+func (s *server) inspectImage(w http.ResponseWriter, r *http.Request) {
+	pool, name := imageName(r)
+	var report iso.Report
+	err := s.agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) (err error) {
+		report, err = iso.Inspect(io.NewSectionReader(content, 0, size), size)
+		return err
+	})
+	respond(w, report, err)
+}
+
+// getContent is the image itself, or a part of it (Range).
+func (s *server) getContent(w http.ResponseWriter, r *http.Request) {
+	pool, name := imageName(r)
+	err := s.agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) error {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(content, 0, size))
+		return nil
+	})
+	if err != nil {
+		writeError(w, err)
+	}
+}

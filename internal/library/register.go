@@ -1,0 +1,552 @@
+package library
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trayd/trayd/internal/library/fetch"
+	"github.com/trayd/trayd/internal/library/ingest"
+	"github.com/trayd/trayd/internal/library/verify"
+	"github.com/trayd/trayd/internal/wire"
+)
+
+// uploaded is the source of an image whose bytes came from a client.
+const uploaded = "upload"
+
+// Register begins to download an image, and returns it as it is then. The same request for
+// one that is under way or ready is a success that begins nothing.
+func (l *Library) Register(r Request) (Image, error) {
+	o, client := l.configured()
+	if len(r.URLs) == 0 {
+		return Image{}, problem(BadRequest, "give at least one", "there is no URL to download image %s from", r.Name)
+	}
+	for _, u := range r.URLs {
+		if err := client.Check(u); err != nil {
+			return Image{}, refused("", err)
+		}
+	}
+	p, e, err := l.fresh(&r, fetch.Redacted(r.URLs[0]))
+	if err != nil {
+		return Image{}, err
+	}
+	// Asked for again while it is on its way: the same download.
+	if i, ok := l.shownIn(p, r.Name); ok && i.Source == e.Source && l.underWay(i) {
+		return i, nil
+	}
+	if old, ok := l.entry(p.Name, r.Name); ok {
+		switch {
+		case old.State != wire.ImageReady && old.State != wire.ImageFailed:
+		case old.State == wire.ImageReady && old.Source == e.Source && asWanted(old, &r):
+			return l.shown(old), nil
+		case old.State == wire.ImageReady:
+			return Image{}, exists(p, r.Name)
+		case old.Source == e.Source:
+			e.Fetched = old.Fetched // it goes on where it was
+		}
+	}
+	if r.Checksum != "" { // the rest needs the network
+		if _, err := verify.ParseChecksum(r.Checksum, strengthOf(&r)); err != nil {
+			return Image{}, refused("", err)
+		}
+	}
+	if o.MaxSize > 0 && e.Fetched.Size > o.MaxSize {
+		e.Fetched = fetch.State{}
+	}
+	return l.begin(p, e, &r)
+}
+
+func strengthOf(r *Request) verify.Strength {
+	if r.AllowWeak {
+		return verify.AllowWeak
+	}
+	return verify.Strong
+}
+
+// underWay reports whether a job has the image.
+func (l *Library) underWay(i Image) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.jobs[key(i.Pool, i.Name)] != nil
+}
+
+// asWanted reports whether what a request wants is what there is, as far as that can be
+// told without reading it.
+func asWanted(e *entry, r *Request) bool {
+	if r.Checksum == "" {
+		return true
+	}
+	c, err := verify.ParseChecksum(r.Checksum, verify.AllowWeak)
+	switch {
+	case err != nil:
+		return false
+	case c.File != "":
+		return e.Asked == redactedSum(r.Checksum)
+	}
+	return c.String() == e.Checksum || c.Algorithm == verify.SHA256 && c.Hex == e.SHA256
+}
+
+func exists(p Pool, name string) error {
+	return problem(Exists, "`trayctl image rm` removes it; or choose another name", "pool %s has an image %s already", p.Name, name)
+}
+
+// fresh checks what is common to all requests, and makes the entry of a new image.
+func (l *Library) fresh(r *Request, source string) (Pool, *entry, error) {
+	if err := checkName(r.Name); err != nil {
+		return Pool{}, nil, err
+	}
+	p, err := l.poolFor(r.Pool)
+	if err != nil {
+		return Pool{}, nil, err
+	}
+	if old, ok := l.entry(p.Name, r.Name); ok {
+		if err := l.strayed(p, old); err != nil {
+			return Pool{}, nil, err
+		}
+	}
+	if r.Integrity != "" && r.Integrity != integrityVerity {
+		return Pool{}, nil, problem(BadRequest, "leave it out, or say verity", "integrity can't be %q", r.Integrity)
+	}
+	e := &entry{Image: Image{
+		Name: r.Name, Pool: p.Name, State: wire.ImageAllocated, Source: source, Added: time.Now().UTC(),
+		OSType: r.OSType, Site: r.Site, Bootable: r.Bootable, Integrity: r.Integrity,
+	}}
+	if p.Verity {
+		e.Integrity = integrityVerity
+	}
+	return p, e, nil
+}
+
+// begin makes a registration durable and starts its download.
+func (l *Library) begin(p Pool, e *entry, r *Request) (Image, error) {
+	ctx := l.context()
+	if ctx.Err() != nil {
+		return Image{}, problem(Failed, "try again when it runs", "trayd is stopping")
+	}
+	j, ctx, err := l.newJob(ctx, p, e)
+	if err != nil {
+		return Image{}, err
+	}
+	kept := *r
+	kept.URLs = nil
+	for _, u := range r.URLs {
+		kept.URLs = append(kept.URLs, redacted(u))
+	}
+	kept.Signature, kept.Checksum = redacted(r.Signature), redactedSum(r.Checksum)
+	e.Request, e.Asked = &kept, kept.Checksum
+	if err := j.save(); err != nil {
+		j.end(err)
+		return Image{}, err
+	}
+	l.failPoint("image-registered")
+	l.work.Go(func() { j.run(ctx, r) })
+	return j.image(), nil
+}
+
+// withoutQuery stands in the state file for the query of a URL, which may be a secret:
+// such a download can't go on after a restart by itself.
+const withoutQuery = "?..."
+
+func redacted(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || raw == "" {
+		return ""
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		return fetch.Redacted(raw) + withoutQuery
+	}
+	return fetch.Redacted(raw)
+}
+
+func redactedSum(sum string) string {
+	if file, ok := strings.CutPrefix(sum, "file:"); ok && strings.Contains(file, "://") {
+		return "file:" + redacted(file)
+	}
+	return sum
+}
+
+// incomplete reports whether something of a kept request was not written down.
+func incomplete(r *Request) bool {
+	return strings.HasSuffix(r.Signature, withoutQuery) || strings.HasSuffix(r.Checksum, withoutQuery) ||
+		slices.ContainsFunc(r.URLs, func(u string) bool { return strings.HasSuffix(u, withoutQuery) })
+}
+
+// run downloads an image, to whatever end.
+func (j *job) run(ctx context.Context, r *Request) {
+	err := j.fetch(ctx, r)
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+	defer cancel()
+	switch {
+	case err == nil:
+	case errors.Is(context.Cause(ctx), errCancelled):
+		err = problem(Cancelled, "", "it was cancelled")
+		j.failed(clean, err)
+	case ctx.Err() != nil: // the next start goes on
+		if e := j.store.park(clean, j.copy().unfinished()); e != nil {
+			j.l.log.Warn("an unfinished image stays active", "image", j.image().String(), "error", e)
+		}
+		j.end(err)
+		return
+	default:
+		j.failed(clean, err)
+	}
+	i := j.image()
+	j.end(err)
+	j.l.tell(Event{Image: i, Err: err})
+}
+
+// cleanLimit is how long the removal of what a failure left may take.
+const cleanLimit = 30 * time.Second
+
+func (j *job) fetch(ctx context.Context, r *Request) error {
+	l := j.l
+	select {
+	case l.turns <- struct{}{}:
+		defer func() { <-l.turns }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	x, err := l.expect(ctx, r)
+	if err != nil {
+		return err
+	}
+	if first := l.earlier(j); first != nil {
+		<-l.turns // it isn't a download as long as it waits for another
+		select {
+		case <-first.done:
+		case <-ctx.Done():
+		}
+		l.turns <- struct{}{}
+		if first.err == nil && ctx.Err() == nil {
+			if done, err := j.adopt(ctx, x, first.copy()); done {
+				return err
+			}
+		}
+	}
+	if x.sum.Algorithm == verify.SHA256 {
+		if same, ok := l.withContent(j.pool.Name, x.sum.Hex); ok {
+			if done, err := j.adopt(ctx, x, same); done {
+				return err
+			}
+		}
+	}
+	o, client := l.configured()
+	limit := o.MaxSize
+	if q := j.pool.Quota; q > 0 && (limit == 0 || q < limit) {
+		limit = q
+	}
+	return j.acquire(ctx, x, j.download(r, client, limit))
+}
+
+// earlier is a job that is fetching the same file into the same pool and began before.
+func (l *Library) earlier(j *job) *job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var first *job
+	mine := j.copy()
+	for _, other := range l.jobs {
+		e := other.copy()
+		if other != j && e.Pool == mine.Pool && e.Source == mine.Source && e.Source != uploaded && e.Added.Before(mine.Added) {
+			if first == nil || e.Added.Before(first.copy().Added) {
+				first = other
+			}
+		}
+	}
+	return first
+}
+
+// adopt makes the image another name of a content that the pool has, once that was
+// compared with what is expected of this one. It is not done where the content has gone,
+// or is on a volume that would have to be activated to be read.
+func (j *job) adopt(ctx context.Context, x *expectation, same *entry) (done bool, err error) {
+	i := j.image()
+	if !carries(same, i.Integrity) || !j.l.isIn(j.pool, same.Place) {
+		return false, nil
+	}
+	bySum := x.sum.Hex == "" || x.sum.Algorithm == verify.SHA256 && x.sum.Hex == same.SHA256
+	switch {
+	case bySum && x.signature == nil:
+		i.Signer = x.signer
+		if x.sum.Hex != "" {
+			i.Checksum = x.sum.String()
+		}
+	case j.pool.Type == Dir:
+		j.change(func(e *entry) { e.State = wire.ImageVerifying })
+		err := j.l.reading(ctx, j.pool, same, func(f contentFile) error {
+			w, onto, err := x.witness()
+			if err != nil {
+				return err
+			}
+			if err := ingest.HashFile(ctx, f, same.Size, onto...); err != nil {
+				return problem(Failed, "see the disk that holds it", "it can't be read: %w", err)
+			}
+			return w.verdict(&i)
+		})
+		if err != nil {
+			return true, err
+		}
+	default:
+		return false, nil
+	}
+	i.SHA256, i.Size, i.Format, i.VolumeID, i.Boot = same.SHA256, same.Size, same.Format, same.VolumeID, same.Boot
+	i.RootHash = same.RootHash
+	j.change(func(e *entry) { e.Image = i })
+	if _, still := j.l.withContent(same.Pool, same.SHA256); !still {
+		return false, nil // removed meanwhile
+	}
+	return true, j.ready(same.Place, same.Seen)
+}
+
+// failed makes the failure durable, and removes what can't be gone on with.
+func (j *job) failed(ctx context.Context, err error) {
+	e := j.copy()
+	f := &wire.ImageFailure{Code: Failed, Cause: err.Error(), Remedy: "try again: `trayctl image retry " + e.Name + "`", At: time.Now().UTC()}
+	var known *Error
+	if errors.As(err, &known) {
+		f.Code = known.Code
+		f.Remedy = or(known.Next, f.Remedy)
+	}
+	if e.Fetched.Bytes > 0 && e.Fetched.Validator != "" && passes(f.Code) && e.State == wire.ImageDownloading {
+		f.Kept = e.Fetched.Bytes
+		if err := j.store.park(ctx, e.unfinished()); err != nil {
+			j.l.log.Warn("an unfinished image stays active", "image", e.String(), "error", err)
+		}
+		if f.Code == Cancelled {
+			f.Remedy = "`trayctl image retry " + e.Name + "` goes on where it was, `trayctl image rm " + e.Name + "` lets it go"
+		}
+	} else {
+		if err := j.store.discard(ctx, e.unfinished()); err != nil {
+			j.l.log.Warn("what is left of an image can't be removed yet", "image", e.String(), "error", err)
+		}
+	}
+	j.change(func(e *entry) {
+		e.State, e.Failure, e.Progress, e.SHA256, e.Place = wire.ImageFailed, f, nil, "", ""
+		if f.Kept == 0 {
+			e.Fetched = fetch.State{}
+		}
+	})
+	if err := j.save(); err != nil {
+		j.l.log.Warn("the failure of an image can't be written down", "image", e.String(), "error", err)
+	}
+}
+
+// passes reports whether a failure is one that a later try can go on after, with the bytes
+// that there are.
+func passes(code wire.Code) bool {
+	kind, ok := strings.CutPrefix(string(code), wire.SourceCode)
+	if !ok {
+		return code == Cancelled
+	}
+	switch fetch.Kind(kind) {
+	case fetch.Refused, fetch.Unreachable, fetch.Truncated, fetch.Stalled, fetch.DNS, fetch.Proxy, fetch.ServerError, fetch.Unauthorized, fetch.Forbidden, fetch.TLSExpired:
+		return true
+	}
+	return false
+}
+
+// Upload brings in an image whose bytes come from a reader: size bytes, or -1 for all that
+// there are. It is in the catalogue once it is ready; after an error nothing is left.
+func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size int64) (Image, error) {
+	p, e, err := l.fresh(&r, or(baseOf(r.FileName), uploaded))
+	if err != nil {
+		return Image{}, err
+	}
+	o, _ := l.configured()
+	e.Source = uploaded
+	switch {
+	case size == 0:
+		return Image{}, problem(Invalid, "give a file that is a disc image", "image %s is empty", r.Name)
+	case o.MaxSize > 0 && size > o.MaxSize:
+		return Image{}, problem(Invalid, "raise max_size in [library] if it is meant to be so large", "image %s has %d bytes, and at most %d are taken", r.Name, size, o.MaxSize)
+	}
+	if old, ok := l.entry(p.Name, r.Name); ok && old.State == wire.ImageReady {
+		return Image{}, exists(p, r.Name)
+	}
+	j, ctx, err := l.newJob(ctx, p, e)
+	if err != nil {
+		return Image{}, err
+	}
+	_, replaces := l.entry(p.Name, r.Name) // one that has failed
+	var x *expectation
+	if x, err = l.expect(ctx, &r); err == nil {
+		err = j.acquire(ctx, x, j.stream(content, size, o.MaxSize))
+	}
+	if err != nil {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+		defer cancel()
+		err = errors.Join(err, j.undo(clean, replaces))
+		if len(joined(err)) == 1 {
+			err = joined(err)[0]
+		}
+	}
+	i := j.image()
+	j.end(err)
+	return i, err
+}
+
+func joined(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		return j.Unwrap()
+	}
+	return []error{err}
+}
+
+// undo removes all of an image that could not be brought in.
+func (j *job) undo(ctx context.Context, replaces bool) error {
+	e := j.copy()
+	err := j.store.discard(ctx, e.unfinished())
+	if e.SHA256 != "" && len(j.l.sharing(e)) == 0 && e.Place != "" {
+		err = errors.Join(err, j.store.remove(ctx, e.Place))
+	}
+	if _, there := j.l.entry(e.Pool, e.Name); there && !replaces {
+		err = errors.Join(err, j.l.drop(e))
+	}
+	return err
+}
+
+// Cancel ends a download. What is there of it is kept for a retry.
+func (l *Library) Cancel(pool, name string) (Image, error) {
+	i, err := l.Image(pool, name)
+	if err != nil {
+		return i, err
+	}
+	l.mu.Lock()
+	j := l.jobs[key(i.Pool, i.Name)]
+	l.mu.Unlock()
+	if j == nil {
+		return i, problem(NotReady, "see `trayctl image show "+name+"`", "image %s is not on its way: it is %s", name, i.State)
+	}
+	j.cancel(errCancelled)
+	<-j.done
+	return l.Image(i.Pool, i.Name)
+}
+
+// Retry begins a failed download again, where it was if that can be.
+func (l *Library) Retry(pool, name string) (Image, error) {
+	i, err := l.Image(pool, name)
+	if err != nil {
+		return i, err
+	}
+	e, ok := l.entry(i.Pool, i.Name)
+	p, err := l.pool(i.Pool)
+	if err != nil {
+		return i, err
+	}
+	switch {
+	case l.underWay(i):
+		return i, nil
+	case !ok || e.State != wire.ImageFailed:
+		return i, problem(NotReady, "see `trayctl image show "+name+"`", "image %s has not failed: it is %s", name, i.State)
+	case e.Request == nil || len(e.Request.URLs) == 0:
+		return i, problem(BadRequest, "remove it, then add it again", "image %s came from a client, and not from a URL", name)
+	case incomplete(e.Request):
+		return i, problem(BadRequest, "`trayctl image add "+name+" URL` with the whole URL goes on where it was", "the URL of image %s has a query, which is not written down", name)
+	}
+	if err := l.strayed(p, e); err != nil {
+		return i, err
+	}
+	if rotten(e) {
+		if by := l.usersOf(e); len(by) > 0 {
+			return i, problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, p.Name, strings.Join(by, ", "))
+		}
+		if len(l.sharing(e)) == 0 {
+			if err := l.alone(p, name, func() error { return l.store(p).remove(l.context(), e.Place) }); err != nil {
+				return i, err
+			}
+		}
+	}
+	again := *e
+	again.State, again.Failure, again.SHA256, again.Place = wire.ImageAllocated, nil, "", ""
+	return l.begin(p, &again, e.Request)
+}
+
+// Wait returns an image once nothing of it is under way, or ctx ends.
+func (l *Library) Wait(ctx context.Context, pool, name string) (Image, error) {
+	l.mu.Lock()
+	j := l.jobs[key(pool, name)]
+	l.mu.Unlock()
+	if j != nil {
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+		}
+	}
+	return l.Image(pool, name)
+}
+
+// context is that of Start.
+func (l *Library) context() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil {
+		return context.Background()
+	}
+	return l.ctx
+}
+
+// tell tells who runs the library.
+func (l *Library) tell(e Event) {
+	l.mu.Lock()
+	told := l.told
+	l.mu.Unlock()
+	if told != nil {
+		told(e)
+	}
+}
+
+// announceLimit is how long an upload that was announced may take to begin.
+const announceLimit = 10 * time.Minute
+
+// announcement is what is to be known of an upload besides its bytes.
+type announcement struct {
+	request Request
+	until   time.Time
+}
+
+// Announce checks what an upload is to be compared with, and keeps it for Upload.
+func (l *Library) Announce(r Request) (Image, error) {
+	p, e, err := l.fresh(&r, uploaded)
+	if err != nil {
+		return Image{}, err
+	}
+	if old, ok := l.entry(p.Name, r.Name); ok && old.State == wire.ImageReady {
+		return Image{}, exists(p, r.Name)
+	}
+	if _, err := l.expect(l.context(), &r); err != nil {
+		return Image{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, a := range l.announced {
+		if time.Now().After(a.until) {
+			delete(l.announced, k)
+		}
+	}
+	const most = 64
+	if len(l.announced) >= most {
+		return Image{}, problem(InUse, "try again in some minutes", "%d uploads are announced already and have not begun", most)
+	}
+	r.Pool = p.Name
+	l.announced[e.key()] = announcement{r, time.Now().Add(announceLimit)}
+	return e.Image, nil
+}
+
+// Announced is what was announced of an upload, once.
+func (l *Library) Announced(pool, name string) Request {
+	r := Request{Pool: pool, Name: name}
+	p, err := l.poolFor(pool)
+	if err != nil {
+		return r
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a, ok := l.announced[key(p.Name, name)]; ok {
+		delete(l.announced, key(p.Name, name))
+		return a.request
+	}
+	return r
+}
