@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -293,6 +294,32 @@ func TestServersThatAreTooSlow(t *testing.T) {
 			require.Less(t, time.Since(began), 5*time.Second)
 		})
 	}
+}
+
+// slow is a hash, or a disk, that takes its time once.
+type slow struct{ time.Duration }
+
+func (s *slow) Write(p []byte) (int, error) {
+	time.Sleep(s.Duration)
+	s.Duration = 0
+	return len(p), nil
+}
+
+func TestADiskThatIsSlowIsNotTheServersFault(t *testing.T) {
+	want := random(20 << 20)
+	s, seen := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) { file(w, r, want, `"a"`) })
+	d := newDisk(t)
+	j := d.job(s.URL)
+	j.Onto = func() ([]io.Writer, error) {
+		all, err := d.onto()
+		return append(all, &slow{3 * time.Second}), err
+	}
+	_, err := newClient(t, func(o *Options) {
+		o.Attempts, o.Stall, o.RateWindow, o.MinRate = 1, 1500*time.Millisecond, 1500*time.Millisecond, 8<<20
+	}).Run(t.Context(), j)
+	require.NoError(t, err)
+	d.has(want)
+	require.Equal(t, 1, seen.len())
 }
 
 func drip(c net.Conn) {
