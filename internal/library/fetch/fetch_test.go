@@ -58,7 +58,7 @@ func TestAnEmptyFile(t *testing.T) {
 
 func TestCutAtAnyByteTheResultIsTheSame(t *testing.T) {
 	want := random(12<<20 + 1)
-	for seed := range uint64(8) {
+	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			s, seen := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) { file(w, r, want, `"a"`) })
 			dice := rand.New(rand.NewPCG(seed, 1))
@@ -68,7 +68,7 @@ func TestCutAtAnyByteTheResultIsTheSame(t *testing.T) {
 			}
 			url := chaos(t, s.Listener.Addr().String(), func(n int) (int64, bool) { return cuts[n%len(cuts)], n%2 == 0 })
 			d := newDisk(t)
-			_, err := newClient(t, func(o *Options) { o.Attempts = 2000 }).Run(background(t, time.Minute), d.job(url))
+			_, err := newClient(t, func(o *Options) { o.Attempts = 2000 }).Run(t.Context(), d.job(url))
 			require.NoError(t, err)
 			d.has(want)
 			require.Equal(t, 1, d.sums, "it went on, and didn't begin anew")
