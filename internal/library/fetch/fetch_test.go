@@ -110,6 +110,40 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 	require.Equal(t, 2, seen.len())
 }
 
+func TestTheMirrorThatBrokeOffGoesFirst(t *testing.T) {
+	want := random(4 << 20)
+	first, asked := serve(t, func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusNotFound) })
+	second, _ := serve(t, func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 1 {
+			cut(w, r, want, `"a"`, 3<<20)
+			return
+		}
+		file(w, r, want, `"a"`)
+	})
+	d := newDisk(t)
+	once := newClient(t, func(o *Options) { o.Attempts = 1 })
+	_, err := once.Run(t.Context(), d.job(first.URL, second.URL))
+	require.Error(t, err)
+	j := d.job(first.URL, second.URL)
+	j.State = d.state()
+	res, err := once.Run(t.Context(), j)
+	require.NoError(t, err)
+	d.has(want)
+	require.EqualValues(t, 3<<20, res.Resumed)
+	require.Equal(t, 1, res.Mirror)
+	require.Equal(t, 1, asked.len())
+
+	// A mirror that has nothing leaves what is there, and its state.
+	gone, _ := serve(t, func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusNotFound) })
+	j = d.job(gone.URL, gone.URL+"/2")
+	before := d.state()
+	j.State = before
+	_, err = once.Run(t.Context(), j)
+	requireKind(t, NotFound, err)
+	require.Equal(t, before, d.state())
+	d.has(want)
+}
+
 func TestLessOnTheDiskThanTheStateSays(t *testing.T) {
 	want := random(3 << 20)
 	s, seen := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) { file(w, r, want, `"a"`) })
