@@ -76,7 +76,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Failed is of several mirrors, none of which gave the file.
 type Failed struct {
-	Errors []*Error // by mirror; at least two
+	Errors []*Error // in the order in which they were tried; at least two
 }
 
 func (f *Failed) Error() string {
@@ -87,7 +87,7 @@ func (f *Failed) Error() string {
 	return fmt.Sprintf("none of %d mirrors gave the file: %s", len(all), strings.Join(all, ". "))
 }
 
-// Unwrap lets errors.As find the first mirror's error.
+// Unwrap lets errors.As find the error of the mirror that was tried first.
 func (f *Failed) Unwrap() []error {
 	all := make([]error, len(f.Errors))
 	for i, e := range f.Errors {

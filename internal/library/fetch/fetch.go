@@ -126,7 +126,7 @@ type State struct {
 
 // Job is one file to fetch.
 type Job struct {
-	URLs  []string // mirrors, in the order in which they are tried
+	URLs  []string // mirrors, in the order in which they are tried; that of State goes first
 	Limit int64    // the largest that is taken, in bytes; 0: any
 	State State    // of an earlier attempt; the zero value begins at zero
 	// Open is called when the size is known, in bytes (-1: the server doesn't say it), and
@@ -156,13 +156,13 @@ type Result struct {
 // each mirror. After an error the file keeps what was fetched; the last Progress has the
 // State with which it can go on.
 func (c *Client) Run(ctx context.Context, j Job) (Result, error) {
-	d := &download{c: c, job: j, size: unopened, state: j.State, meter: newMeter(j.Progress)}
+	d := &download{c: c, job: j, size: unopened, state: j.State, meter: newMeter(j.Progress, j.State)}
 	if len(j.URLs) == 0 {
 		return Result{}, &Error{Kind: BadURL, Detail: "there is no URL to fetch from", Next: "give one"}
 	}
 	var failed Failed
-	for i, raw := range j.URLs {
-		err := d.from(ctx, i, raw)
+	for _, i := range order(j) {
+		err := d.from(ctx, i, j.URLs[i])
 		if err == nil {
 			d.meter.phase(Done)
 			return Result{URL: d.state.URL, Size: d.have, Mirror: i, Validator: d.state.Validator, Resumed: d.resumed}, nil
@@ -176,6 +176,20 @@ func (c *Client) Run(ctx context.Context, j Job) (Result, error) {
 	}
 	d.meter.ended(failed.Errors[len(failed.Errors)-1])
 	return Result{}, &failed
+}
+
+// order is that of the mirrors, but for the one that State is from: it goes first, since
+// any other begins at zero.
+func order(j Job) []int {
+	var first, rest []int
+	for i, raw := range j.URLs {
+		if j.State.URL != "" && Redacted(raw) == j.State.URL {
+			first = append(first, i)
+		} else {
+			rest = append(rest, i)
+		}
+	}
+	return append(first, rest...)
 }
 
 // Small fetches a sums file or a signature, by the same rules, into memory.

@@ -52,8 +52,8 @@ type meter struct {
 	at    int64        // Bytes then
 }
 
-func newMeter(tell func(Progress)) *meter {
-	return &meter{tell: tell, p: Progress{Total: -1, ETA: -1}}
+func newMeter(tell func(Progress), s State) *meter {
+	return &meter{tell: tell, p: Progress{Total: -1, ETA: -1, State: s}}
 }
 
 // change changes what is told, and tells it.

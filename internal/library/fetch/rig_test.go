@@ -2,7 +2,6 @@ package fetch
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"hash"
@@ -232,10 +231,4 @@ func requireKind(t *testing.T, want Kind, err error) *Error {
 	require.ErrorAs(t, err, &e)
 	require.Equal(t, want, e.Kind, "%v (%v)", err, e.Err)
 	return e
-}
-
-func background(t *testing.T, limit time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
-	return ctx
 }

@@ -35,9 +35,13 @@ type Keyring struct {
 	now      func() time.Time
 }
 
+// armorBegin begins an OpenPGP public key, or several, in text.
+const armorBegin = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+
 // LoadKeys reads public keys: a minisign .pub file, or OpenPGP keys, armored or binary,
 // in each file. The error has one of each file that is of no use, and there is no keyring
-// then: a host that pins keys shall not run with fewer than it was told.
+// then: a host that pins keys shall not run with fewer than it was told. Beside good keys
+// in one file, OpenPGP keys of a kind that nobody should use any more are passed over.
 func LoadKeys(paths []string) (*Keyring, error) {
 	k := &Keyring{now: time.Now}
 	var errs []error
@@ -71,8 +75,18 @@ func (k *Keyring) load(path string) error {
 	switch {
 	case bytes.Contains(text, []byte("PRIVATE KEY BLOCK")):
 		return refuse(Malformed, "pin the public key: `gpg --armor --export`", "it is a private key")
-	case bytes.HasPrefix(text, []byte("-----BEGIN PGP")):
-		return k.addOpenPGP(openpgp.ReadArmoredKeyRing(bytes.NewReader(text)))
+	case bytes.Contains(text, []byte(armorBegin)):
+		// One file may have several, one after the other; the library reads the first.
+		for i, block := range bytes.Split(text, []byte(armorBegin)) {
+			if i == 0 { // what people write above it
+				continue
+			}
+			block = append([]byte(armorBegin), block...)
+			if err := k.addOpenPGP(openpgp.ReadArmoredKeyRing(bytes.NewReader(block))); err != nil {
+				return err
+			}
+		}
+		return nil
 	case len(text) > 0 && text[0]&0x80 != 0: // every OpenPGP packet begins so (RFC 9580, 4.2)
 		return k.addOpenPGP(openpgp.ReadKeyRing(bytes.NewReader(text)))
 	}

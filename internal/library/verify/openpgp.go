@@ -196,7 +196,7 @@ func (k *Keyring) verifyClearsigned(sums []byte) ([]byte, Signer, error) {
 	block, _ := clearsign.Decode(sums)
 	if block == nil {
 		if bytes.Contains(sums, []byte(clearsigned)) {
-			return nil, Signer{}, refuse(Malformed, "get it again", "the clearsigned sums file is damaged")
+			return nil, Signer{}, refuse(Malformed, "get it again", "the clearsigned sums file is damaged, or signed by a hash that isn't accepted")
 		}
 		return nil, Signer{}, refuse(Unverified, "name its signature, such as SHA256SUMS.gpg", "the sums file has no signature")
 	}

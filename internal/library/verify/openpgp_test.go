@@ -165,6 +165,22 @@ func TestOneOfSeveralSignersIsEnough(t *testing.T) {
 	require.Contains(t, s.Identity, "b@example.com")
 }
 
+func TestSeveralKeysInOneFile(t *testing.T) {
+	g := newGnuPG(t)
+	text := "Our builders:\n"
+	for _, name := range []string{"a", "b", "c"} {
+		g.newKey(name+" <"+name+"@example.com>", "ed25519", "sign", "never")
+		text += "\n" + string(g.run("--armor", "--export", name+"@example.com"))
+	}
+	k, err := LoadKeys([]string{g.file("all.asc", text)})
+	require.NoError(t, err)
+	require.Equal(t, 3, k.Len())
+	_, err = stream(t, k, g.sign("c@example.com", "x"), "x")
+	require.NoError(t, err)
+	_, err = LoadKeys([]string{g.file("all.asc", text+armorBegin+"\n\nxxxx\n")})
+	require.ErrorContains(t, err, "no OpenPGP public key")
+}
+
 func TestOpenPGPKeysThatDontCount(t *testing.T) {
 	g := newGnuPG(t)
 	t.Run("not pinned", func(t *testing.T) {
