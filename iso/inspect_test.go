@@ -17,8 +17,8 @@ func inspectBytes(b []byte) (Report, error) {
 	return Inspect(bytes.NewReader(b), int64(len(b)))
 }
 
-func TestInspectKnowsWhatTheToolsMake(t *testing.T) {
-	for _, d := range discs(t) {
+func knowsWhatTheToolsMake(t *testing.T, all []disc) {
+	for _, d := range all {
 		t.Run(d.name, func(t *testing.T) {
 			f, err := os.Open(d.path)
 			require.NoError(t, err)
@@ -194,8 +194,8 @@ func (s *scratchedReader) ReadAt(b []byte, offset int64) (int, error) {
 }
 
 // Wherever an image is cut it is never sound, and where its descriptors are whole it is known how much is missing.
-func TestInspectNoticesTruncation(t *testing.T) {
-	for _, d := range discs(t) {
+func noticesTruncation(t *testing.T, all []disc) {
+	for _, d := range all {
 		if strings.HasPrefix(d.name, "mkudffs") && d.name != "mkudffs-dvd-2.01" && d.name != "mkudffs-hd-1.02" {
 			continue // the others are in a table of their own, with fewer cuts
 		}

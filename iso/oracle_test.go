@@ -41,9 +41,9 @@ func openFiles(t testing.TB, path string) fs.FS {
 	return files
 }
 
-// TestOtherToolsAgree compares what an inspection says with what four other programs say.
-func TestOtherToolsAgree(t *testing.T) {
-	for _, d := range discs(t) {
+// otherToolsAgree compares what an inspection says with what four other programs say.
+func otherToolsAgree(t *testing.T, all []disc) {
+	for _, d := range all {
 		t.Run(d.name, func(t *testing.T) {
 			r := inspectFile(t, d.path)
 			// blkid cuts what it takes for the end of a name, and prefers Joliet's.
@@ -109,9 +109,9 @@ func compareWithXorriso(t *testing.T, path string, r Report) {
 	}
 }
 
-// TestTreesAsOthersReadThem compares the names, sizes and bytes of all files with those that 7z extracts.
-func TestTreesAsOthersReadThem(t *testing.T) {
-	for _, d := range discs(t) {
+// treesAsOthersReadThem compares the names, sizes and bytes of all files with those that 7z extracts.
+func treesAsOthersReadThem(t *testing.T, all []disc) {
+	for _, d := range all {
 		if d.name == "hfs" || strings.HasPrefix(d.name, "mkudffs") {
 			continue // 7z takes the one for an HFS volume; the others are empty
 		}
