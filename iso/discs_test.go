@@ -172,6 +172,7 @@ func TestDiscs(t *testing.T) {
 		{"truncation is noticed", noticesTruncation},
 		{"other tools agree", otherToolsAgree},
 		{"trees as others read them", treesAsOthersReadThem},
+		{"trees of empty volumes", treesOfEmptyVolumes},
 		{"trees as go-diskfs reads them", treesAsGoDiskfsReadsThem},
 		{"every defect is found", everyDefectIsFound},
 		{"a continuation that points to itself", continuationThatPointsToItself},

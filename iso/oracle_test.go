@@ -148,6 +148,21 @@ func treesAsOthersReadThem(t *testing.T, all []disc) {
 	}
 }
 
+// mkudffs makes only empty ones, but with every kind of partition.
+func treesOfEmptyVolumes(t *testing.T, all []disc) {
+	for _, d := range all {
+		if strings.HasPrefix(d.name, "mkudffs") {
+			t.Run(d.name, func(t *testing.T) {
+				entries, err := fs.ReadDir(openFiles(t, d.path), ".")
+				require.NoError(t, err)
+				for _, e := range entries { // of UDF 1.50 on rewritable media (UDF 1.50, 3.3.7.2)
+					require.Equal(t, "Non-Allocatable Space", e.Name())
+				}
+			})
+		}
+	}
+}
+
 // beyondSevenZip says whether 7z has another name for a file: it cuts what Rock Ridge continues elsewhere, and lists
 // directories that were relocated where they stand.
 func beyondSevenZip(path string) bool {
