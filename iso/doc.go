@@ -28,10 +28,10 @@
 //
 // # Why the trees are read here
 //
-// github.com/diskfs/go-diskfs reads label and file tree of good ISO 9660 images, and tests make images with it and compare.
-// It isn't used otherwise: it validates nothing, reads a truncated image to its end without an error, has no UDF, cuts
-// Rock Ridge's long names, misses nested directories of genisoimage's Joliet, and panics, loops or allocates gigabytes on damaged
-// input (v1.9.4). A guard before it would have to walk over every path table, directory record, system use entry and
-// continuation that it will read, with the same choices; that is the reader itself, and a deadline would leave a goroutine that
-// goes on allocating.
+// github.com/diskfs/go-diskfs reads label and file tree of good ISO 9660 images, and tests make images with it and
+// compare. It isn't used otherwise: it validates nothing, reads a truncated image to its end without an error, has no
+// UDF, cuts Rock Ridge's long names, misses nested directories of genisoimage's Joliet, and panics, loops or
+// allocates gigabytes on damaged input (v1.9.4). A guard before it would have to walk over every path table,
+// directory record, system use entry and continuation that it will read, with the same choices; that is the reader
+// itself, and a deadline would leave a goroutine that goes on allocating.
 package iso

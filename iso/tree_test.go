@@ -66,7 +66,8 @@ func treesAsGoDiskfsReadsThem(t *testing.T, all []disc) {
 	for _, d := range all {
 		switch d.name {
 		case "plain", "ipxe", "memtest86+ia32", "memtest86+x64", "grub-rescue-cdrom":
-			// Of the others it cuts long names of Rock Ridge, and doesn't find Joliet's directories in one another (v1.9.4).
+			// Of the others it cuts long names of Rock Ridge, and doesn't find Joliet's directories in one another
+			// (v1.9.4).
 		default:
 			continue
 		}

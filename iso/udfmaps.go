@@ -57,8 +57,8 @@ type piece struct {
 	zeroes bool
 }
 
-// locate says where n bytes from a place on are. They are in one piece but in a metadata partition; there the answer may be
-// shorter.
+// locate says where n bytes from a place on are. They are in one piece but in a metadata partition; there the answer
+// may be shorter.
 func (v *udfVolume) locate(p place, n int64) (extent, error) {
 	if int(p.partition) >= len(v.maps) {
 		return extent{}, &DamagedError{fmt.Sprintf("block %d of partition %d, which the volume hasn't", p.block, p.partition), 0}
@@ -143,8 +143,8 @@ func (t *udfTree) loadMetadata(m *partitionMap, physical uint16) error {
 }
 
 // loadVirtual finds the virtual allocation table: its ICB is the last block that was written (UDF 2.2.11). That is
-// the last of the file or shortly before, when the file is a copy of the medium; a file that tools made for a medium still to
-// be filled has it somewhere at the beginning of the partition.
+// the last of the file or shortly before, when the file is a copy of the medium; a file that tools made for a medium
+// still to be filled has it somewhere at the beginning of the partition.
 func (t *udfTree) loadVirtual(m *partitionMap, physical uint16) error {
 	if m.kind == t.maps[physical].kind {
 		return &DamagedError{"a virtual partition without the partition that it is in", 0}
