@@ -30,6 +30,27 @@ func BenchmarkProbe(b *testing.B) {
 	}
 }
 
+func BenchmarkInspect(b *testing.B) {
+	for _, s := range samples(b) {
+		if s.name != "xorriso" && s.name != "genisoimage-udf" && s.name != "mkudffs-2048" {
+			continue
+		}
+		b.Run(s.name, func(b *testing.B) {
+			f, err := os.Open(s.path)
+			require.NoError(b, err)
+			defer f.Close()
+			info, err := f.Stat()
+			require.NoError(b, err)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Inspect(f, info.Size()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkGoDiskfsLabel is what reading the label by go-diskfs takes, with no check of anything.
 func BenchmarkGoDiskfsLabel(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "x.iso")

@@ -7,7 +7,8 @@ import (
 	"sort"
 )
 
-// A content is the bytes of a file: pieces of the image behind one another. It is an io.Reader, io.Seeker and io.ReaderAt.
+// A content is the bytes of a file: pieces of the image behind one another. It is an io.Reader, io.Seeker and
+// io.ReaderAt.
 type content struct {
 	source
 	pieces []piece

@@ -30,9 +30,14 @@ func bytesAt(at int, b ...byte) func([]byte) int64 {
 
 func le32(b []byte) int64 { return int64(binary.LittleEndian.Uint32(b)) }
 
-func TestEveryDefectIsFound(t *testing.T) {
+func everyDefectIsFound(t *testing.T, all []disc) {
 	made := map[string][]byte{}
-	for _, d := range discs(t) {
+	for _, d := range all {
+		switch d.name {
+		case "everything", "all-genisoimage", "appended", "bridge":
+		default:
+			continue
+		}
 		image, err := os.ReadFile(d.path)
 		require.NoError(t, err)
 		made[d.name] = image
@@ -105,7 +110,7 @@ func TestEveryDefectIsFound(t *testing.T) {
 				return second(image)
 			}},
 		},
-		"all": {
+		"all-genisoimage": {
 			{"checksum", "boot catalogue's checksum is wrong", false, func(image []byte) int64 { image[catalogue(image)+5] = 1; return catalogue(image) + 28 }},
 			{"key bytes", "key bytes are 55 ab", false, func(image []byte) int64 { image[catalogue(image)+31] = 0xab; return catalogue(image) + 30 }},
 			{"header", "begins with 0x02, not with a validation entry", false, func(image []byte) int64 { image[catalogue(image)] = 2; return catalogue(image) }},

@@ -15,8 +15,8 @@ const (
 	typeTerminator    = 255
 )
 
-// A descriptorSet is where the descriptors behind the system area are: byte offsets, 0 for none. Unlike recognize it takes
-// what it can get of a damaged set.
+// A descriptorSet is where the descriptors behind the system area are: byte offsets, 0 for none. Unlike recognize it
+// takes what it can get of a damaged set.
 type descriptorSet struct {
 	primary  int
 	joliet   int

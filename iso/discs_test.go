@@ -161,6 +161,26 @@ func discs(t testing.TB) []disc {
 	return w.discs
 }
 
+// TestDiscs makes the discs once for all that is to be known of them.
+func TestDiscs(t *testing.T) {
+	all := discs(t)
+	for _, test := range []struct {
+		name string
+		test func(*testing.T, []disc)
+	}{
+		{"inspection knows what the tools make", knowsWhatTheToolsMake},
+		{"truncation is noticed", noticesTruncation},
+		{"other tools agree", otherToolsAgree},
+		{"trees as others read them", treesAsOthersReadThem},
+		{"trees of empty volumes", treesOfEmptyVolumes},
+		{"trees as go-diskfs reads them", treesAsGoDiskfsReadsThem},
+		{"every defect is found", everyDefectIsFound},
+		{"a continuation that points to itself", continuationThatPointsToItself},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.test(t, all) })
+	}
+}
+
 func (w *workshop) plainDiscs() {
 	w.add("plain", want{format: ISO9660, volume: "PLAIN"}, w.genisoimage("-V", "PLAIN"))
 	w.add("rock-ridge", want{format: ISO9660, volume: "RR", is: "rock-ridge"}, w.xorriso("-V", "RR", "-R"))

@@ -1,12 +1,12 @@
 // Package iso says what a disc image is: whether it is an ISO 9660 or UDF file system at all, how large it claims to
-// be, and what is wrong with it, before anything else trusts it.
+// be, what is wrong with it, what it boots and which files it has, before anything else trusts it.
 //
 // # What it is
 //
-// A reader of the few structures that every disc must have, written for input that nobody vouches for: an image may be
-// an HTML page that a proxy sent, a download that stopped half-way, or made to do harm. Structures and field positions
-// are those of ECMA-119 (ISO 9660), ECMA-167 (the volume structure that UDF uses) and OSTA UDF 2.60; the comments name
-// the clause.
+// A reader of what a disc has, written for input that nobody vouches for: an image may be an HTML page that a proxy
+// sent, a download that stopped half-way, or made to do harm. Structures and field positions are those of ECMA-119
+// (ISO 9660), SUSP and RRIP (Rock Ridge), the Joliet specification, El Torito, ECMA-167 (the volume structure that UDF
+// uses) and OSTA UDF 2.60; the comments name the clause.
 //
 // # What it promises
 //
@@ -16,13 +16,22 @@
 //     bound of its disc: images that carry more behind it (boot images, padding) are whole.
 //   - Descriptors that contradict themselves are a [DamagedError]; everything else is a [NotDiscError] that says what
 //     the file is instead.
+//   - [Inspect] reads more, all that [Report] has, and lists every defect that it finds. Images that real tools make have
+//     none. It refuses nothing: what Probe refuses is marked as fatal. At most 16 MiB are read and allocated.
+//   - [Files] is the file tree. No call of it allocates more than 16 MiB, and a walk over any input ends.
 //
 // # What it leaves to others
 //
 // Whether the files on the disc are intact: only a checksum of the whole image can tell. Which images are allowed,
-// where they come from, and what becomes of them.
+// where they come from, and what becomes of them. Of HFS, zisofs compression, interleaved files, and UDF with strategy
+// 4096 or replaced packets nothing is read.
 //
-// github.com/diskfs/go-diskfs reads label and file tree of good images, and is not used here: it validates nothing,
-// reads a truncated image to its end without an error, has no UDF, and panics, loops or allocates gigabytes on damaged
-// input (v1.9.4). Tests make images with it.
+// # Why the trees are read here
+//
+// github.com/diskfs/go-diskfs reads label and file tree of good ISO 9660 images, and tests make images with it and
+// compare. It isn't used otherwise: it validates nothing, reads a truncated image to its end without an error, has no
+// UDF, cuts Rock Ridge's long names, misses nested directories of genisoimage's Joliet, and panics, loops or
+// allocates gigabytes on damaged input (v1.9.4). A guard before it would have to walk over every path table,
+// directory record, system use entry and continuation that it will read, with the same choices; that is the reader
+// itself, and a deadline would leave a goroutine that goes on allocating.
 package iso

@@ -10,14 +10,15 @@ import (
 //
 // Of ISO 9660 the names are those of Rock Ridge, else of Joliet, else as recorded, without the version number. On a
 // disc with ISO 9660 and UDF the tree is that of UDF, unless its root can't be read or has fewer entries: Windows
-// installation discs have but a README in their ISO 9660 half. Symbolic links are followed inside the disc. A name that no path
-// can have ("a/b", not UTF-8) is listed with U+FFFD; names may have control characters, which a terminal must not see.
+// installation discs have but a README in their ISO 9660 half. Symbolic links are followed inside the disc. A name
+// that no path can have ("a/b", not UTF-8) is listed with U+FFFD; names may have control characters, which a terminal
+// must not see.
 //
-// An input that is no disc is a *NotDiscError. A truncated or damaged image is opened as far as its root can be read: what
-// can't be is an error where it is asked for, a *DamagedError or io.ErrUnexpectedEOF. No call takes more than 16 MiB, and what is
-// read of directories is bounded over the tree's life, so that a walk ends: a tree is for listing and copying, not to be kept for
-// months. It is safe for concurrent use as far as r is; files that it opens are each for one goroutine, and are an
-// io.ReaderAt and io.Seeker too.
+// An input that is no disc is a *NotDiscError. A truncated or damaged image is opened as far as its root can be read:
+// what can't be is an error where it is asked for, a *DamagedError or io.ErrUnexpectedEOF. No call takes more than 16
+// MiB, and what is read of directories is bounded over the tree's life, so that a walk ends: a tree is for listing
+// and copying, not to be kept for months. It is safe for concurrent use as far as r is; files that it opens are each
+// for one goroutine, and are an io.ReaderAt and io.Seeker too.
 func Files(r io.ReaderAt, size int64) (fs.FS, error) {
 	s := source{r, size}
 	head := make([]byte, headSize)

@@ -63,8 +63,8 @@ func fuzzImages(t testing.TB) [][]byte {
 	return images
 }
 
-// damaged is one of the images, cut, with two patches. With seal the checksums of UDF descriptors are right all the same, so
-// that what is behind them is read.
+// damaged is one of the images, cut, with two patches. With seal the checksums of UDF descriptors are right all the
+// same, so that what is behind them is read.
 func damagedImage(images [][]byte, which uint8, length, at1 uint32, patch1 []byte, at2 uint32, patch2 []byte, seal bool) []byte {
 	if int(which) >= len(images) {
 		return patch1

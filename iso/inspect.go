@@ -32,8 +32,8 @@ type inspection struct {
 	fats int // file systems that were looked into
 }
 
-// Inspect reads everything that [Report] has. It allocates at most 16 MiB and reads at most 16 MiB, whatever the input says and
-// however large it is; of a good disc it is less than a tenth of that.
+// Inspect reads everything that [Report] has. It allocates at most 16 MiB and reads at most 16 MiB, whatever the input
+// says and however large it is; of a good disc it is a fifth of that at most.
 //
 // An input that is no disc is not an error: the report says what it is. The errors are those of r, wrapped; input that
 // ends before size is io.ErrUnexpectedEOF. Concurrent calls are safe as far as r is.

@@ -41,9 +41,9 @@ func openFiles(t testing.TB, path string) fs.FS {
 	return files
 }
 
-// TestOtherToolsAgree compares what an inspection says with what four other programs say.
-func TestOtherToolsAgree(t *testing.T) {
-	for _, d := range discs(t) {
+// otherToolsAgree compares what an inspection says with what four other programs say.
+func otherToolsAgree(t *testing.T, all []disc) {
+	for _, d := range all {
 		t.Run(d.name, func(t *testing.T) {
 			r := inspectFile(t, d.path)
 			// blkid cuts what it takes for the end of a name, and prefers Joliet's.
@@ -109,9 +109,9 @@ func compareWithXorriso(t *testing.T, path string, r Report) {
 	}
 }
 
-// TestTreesAsOthersReadThem compares the names, sizes and bytes of all files with those that 7z extracts.
-func TestTreesAsOthersReadThem(t *testing.T) {
-	for _, d := range discs(t) {
+// treesAsOthersReadThem compares the names, sizes and bytes of all files with those that 7z extracts.
+func treesAsOthersReadThem(t *testing.T, all []disc) {
+	for _, d := range all {
 		if d.name == "hfs" || strings.HasPrefix(d.name, "mkudffs") {
 			continue // 7z takes the one for an HFS volume; the others are empty
 		}
@@ -145,6 +145,21 @@ func TestTreesAsOthersReadThem(t *testing.T) {
 			maps.DeleteFunc(ours, func(path string, _ int64) bool { return beyondSevenZip(path) })
 			require.Equal(t, keys(theirs), keys(ours))
 		})
+	}
+}
+
+// mkudffs makes only empty ones, but with every kind of partition.
+func treesOfEmptyVolumes(t *testing.T, all []disc) {
+	for _, d := range all {
+		if strings.HasPrefix(d.name, "mkudffs") {
+			t.Run(d.name, func(t *testing.T) {
+				entries, err := fs.ReadDir(openFiles(t, d.path), ".")
+				require.NoError(t, err)
+				for _, e := range entries { // of UDF 1.50 on rewritable media (UDF 1.50, 3.3.7.2)
+					require.Equal(t, "Non-Allocatable Space", e.Name())
+				}
+			})
+		}
 	}
 }
 

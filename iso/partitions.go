@@ -87,8 +87,8 @@ func (i *inspection) protectiveOnly() bool {
 	return true
 }
 
-// gpt reads the primary GPT, and checks it by its checksums. The backup isn't looked at: it is at the end of a disk, and an
-// image may have something behind it.
+// gpt reads the primary GPT, and checks it by its checksums. The backup isn't looked at: it is at the end of a disk,
+// and an image may have something behind it.
 func (i *inspection) gpt() (bool, error) {
 	if len(i.head) < 2*diskSector || string(i.head[diskSector:diskSector+8]) != "EFI PART" {
 		return false, nil

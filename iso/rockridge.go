@@ -102,8 +102,8 @@ func modified(data []byte) int64 {
 	return unix(readRecordDate(data[at:]))
 }
 
-// appendLink adds the components of an SL entry to a link's target (RRIP 4.1.3). A component may go on in the next one; slash
-// says that one is to be put before the next.
+// appendLink adds the components of an SL entry to a link's target (RRIP 4.1.3). A component may go on in the next
+// one; slash says that one is to be put before the next.
 func appendLink(target []byte, slash bool, components []byte) ([]byte, bool) {
 	const goesOn, current, parent, root = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 	for len(components) >= 2 && 2+int(components[1]) <= len(components) {

@@ -9,9 +9,10 @@ const (
 	xorrisoFirst = 32
 )
 
-// countSessions counts the sessions of an image: ISO 9660 volumes behind one another. No list of them is in an image: it is in
-// the table of contents of a real disc. So they are looked for where writers put them: at sector 32 (xorriso), and behind
-// the end of each at the next multiple of 16 or 32 sectors (growisofs, genisoimage -M and xorriso).
+// countSessions counts the sessions of an image: ISO 9660 volumes behind one another. No list of them is in an image:
+// it is in the table of contents of a real disc. So they are looked for where writers put them: at sector 32
+// (xorriso), and behind the end of each at the next multiple of 16 or 32 sectors (growisofs, genisoimage -M and
+// xorriso).
 func (i *inspection) countSessions() error {
 	i.Sessions = 1
 	if i.set.primary == 0 || i.DeclaredSize == 0 {

@@ -152,7 +152,8 @@ func (t *fileTree) list(path string, dir *node) ([]*node, error) {
 	return nodes, nil
 }
 
-// adopt remembers a directory. One that is in the tree already, in another place, can't be opened: following it might never end.
+// adopt remembers a directory. One that is in the tree already, in another place, can't be opened: following it might
+// never end.
 func (t *fileTree) adopt(path string, parent, n *node) {
 	here := location{parent.id, n.name}
 	was, known := t.owners[n.id]

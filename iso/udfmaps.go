@@ -57,8 +57,8 @@ type piece struct {
 	zeroes bool
 }
 
-// locate says where n bytes from a place on are. They are in one piece but in a metadata partition; there the answer may be
-// shorter.
+// locate says where n bytes from a place on are. They are in one piece but in a metadata partition; there the answer
+// may be shorter.
 func (v *udfVolume) locate(p place, n int64) (extent, error) {
 	if int(p.partition) >= len(v.maps) {
 		return extent{}, &DamagedError{fmt.Sprintf("block %d of partition %d, which the volume hasn't", p.block, p.partition), 0}
@@ -143,8 +143,8 @@ func (t *udfTree) loadMetadata(m *partitionMap, physical uint16) error {
 }
 
 // loadVirtual finds the virtual allocation table: its ICB is the last block that was written (UDF 2.2.11). That is
-// the last of the file or shortly before, when the file is a copy of the medium; a file that tools made for a medium still to
-// be filled has it somewhere at the beginning of the partition.
+// the last of the file or shortly before, when the file is a copy of the medium; a file that tools made for a medium
+// still to be filled has it somewhere at the beginning of the partition.
 func (t *udfTree) loadVirtual(m *partitionMap, physical uint16) error {
 	if m.kind == t.maps[physical].kind {
 		return &DamagedError{"a virtual partition without the partition that it is in", 0}
@@ -166,30 +166,41 @@ func (t *udfTree) loadVirtual(m *partitionMap, physical uint16) error {
 			continue
 		}
 		i, err := t.readICB(place{uint32(block), physical})
-		if err == nil && i.kind == fileVAT {
-			return t.readVAT(m, i)
+		if err != nil || i.kind != fileVAT && i.kind != fileVAT150 {
+			continue
+		}
+		if found, err := t.readVAT(m, i); found || err != nil {
+			return err
 		}
 	}
 	return &unsupportedError{"a disc that isn't closed, whose virtual allocation table isn't at its end,"}
 }
 
-func (t *udfTree) readVAT(m *partitionMap, i icb) error {
+// readVAT takes the table in a file: behind a header that says how long it is, or in UDF 1.50 before an identifier and
+// the previous table's place (UDF 1.50, 2.2.10). It says whether it is one.
+func (t *udfTree) readVAT(m *partitionMap, i icb) (bool, error) {
+	const trailer, identifier = 36, "*UDF Virtual Alloc Tbl"
 	pieces, err := t.pieces(i)
-	if err != nil {
-		return err
+	if err != nil || i.length < 4 || i.length > maxTable {
+		return false, err
 	}
-	table := make([]byte, min(i.length, maxTable))
-	if _, err := io.ReadFull(&content{source: t.source, pieces: pieces, size: int64(len(table))}, table); err != nil {
-		return err
+	table := make([]byte, i.length)
+	if _, err := io.ReadFull(&content{source: t.source, pieces: pieces, size: i.length}, table); err != nil {
+		return false, err
 	}
-	skip := 0
-	if len(table) >= 2 {
-		skip = int(binary.LittleEndian.Uint16(table)) // the header's length (UDF 2.2.11)
+	if i.kind == fileVAT {
+		table = table[min(int(binary.LittleEndian.Uint16(table)), len(table)):]
+	} else {
+		end := len(table) - trailer
+		if end < 0 || !bytes.HasPrefix(table[end+1:], []byte(identifier)) {
+			return false, nil
+		}
+		table = table[:end]
 	}
-	for table = table[min(skip, len(table)):]; len(table) >= 4; table = table[4:] {
+	for ; len(table) >= 4; table = table[4:] {
 		m.blocks = append(m.blocks, binary.LittleEndian.Uint32(table))
 	}
-	return nil
+	return true, nil
 }
 
 // checkSparing refuses a rewritable disc of which packets were replaced (UDF 2.2.12): images of such are not known.

@@ -209,7 +209,8 @@ func (v *udfVolume) revision() string {
 	return fmt.Sprintf("%x.%02x", n>>8, n&0xff)
 }
 
-// implementation is the program that wrote the volume, by the primary volume descriptor's identifier (ECMA-167 3/10.1.21).
+// implementation is the program that wrote the volume, by the primary volume descriptor's identifier (ECMA-167
+// 3/10.1.21).
 func (v *udfVolume) implementation() string {
 	if v.primary == nil {
 		return ""

@@ -124,7 +124,7 @@ func reportTable(w io.Writer, r *iso.Report) {
 	}
 	line("format", r.Found)
 	if !r.IsDisc() {
-		line("", r.Hint)
+		line("hint", r.Hint)
 		line("size", fmt.Sprintf("%d bytes", r.Size))
 		return
 	}

@@ -91,7 +91,7 @@ func seen(err error) string {
 }
 
 // complaint is how programs speak of a disc that is cut.
-var complaint = regexp.MustCompile(`(?i)truncat|unexpected end|exceeds|short read|incomplete`)
+var complaint = regexp.MustCompile(`(?i)truncat|unexpected end|exceeds|short read|larger than number of readable`)
 
 // noticed says the same of a program.
 func noticed(output []byte, err error) string {
