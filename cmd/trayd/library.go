@@ -5,7 +5,6 @@ import (
 
 	"github.com/trayd/trayd/internal/config"
 	"github.com/trayd/trayd/internal/library"
-	"github.com/trayd/trayd/internal/library/fetch"
 )
 
 // libraryOptions are the library's part of the configuration.
@@ -13,15 +12,9 @@ func libraryOptions(c *config.Config) library.Options {
 	o := library.Options{
 		Default: c.Library.Pool, Verify: library.Level(c.Library.Verify), Keys: c.Library.Keys,
 		AllowWeak: c.Library.AllowWeakChecksums, MaxSize: c.Library.MaxSize,
-		Fetch: fetch.Options{
-			Allow: c.Library.Sources, AllowPrivate: c.Library.PrivateTargets, CAFile: c.Library.CAFile,
-			Connect: c.Library.ConnectTimeout, Stall: c.Library.StallTimeout, Attempts: c.Library.Attempts,
-			UserAgent: "trayd/" + version,
-		},
+		Fetch: c.Fetch(),
 	}
-	for _, f := range c.Credentials {
-		o.Fetch.Credentials = append(o.Fetch.Credentials, fetch.Credential(f))
-	}
+	o.Fetch.UserAgent = "trayd/" + version
 	writable := false
 	for _, p := range c.Pools {
 		o.Pools = append(o.Pools, library.Pool{

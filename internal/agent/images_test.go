@@ -27,7 +27,9 @@ func (u *upload) Read(p []byte) (int, error) {
 
 // TestStopWhileAdding: an upload doesn't outlive the agent, and leaves nothing.
 func TestStopWhileAdding(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}} })
+	r := newRig(t, func(o *Options) {
+		o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}}
+	})
 	r.start()
 	began, ended := make(chan struct{}), make(chan error, 1)
 	go func() {

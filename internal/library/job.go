@@ -22,6 +22,8 @@ type job struct {
 	store  store
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed at its end
+	// resumed is set when bytes of an earlier attempt are part of the content.
+	resumed bool
 
 	mu    sync.Mutex // guards below
 	entry *entry
@@ -284,6 +286,7 @@ func (j *job) download(r *Request, client *fetch.Client, limit int64) source {
 		got, err := client.Run(ctx, fetch.Job{
 			URLs: r.URLs, Limit: limit, State: had, Open: open, Onto: onto, Progress: j.progress,
 		})
+		j.resumed = got.Resumed > 0
 		return got.Size, err
 	}
 }

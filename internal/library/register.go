@@ -239,7 +239,16 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 	if q := j.pool.Quota; q > 0 && (limit == 0 || q < limit) {
 		limit = q
 	}
-	return j.acquire(ctx, x, j.download(r, client, limit))
+	err = j.acquire(ctx, x, j.download(r, client, limit))
+	var wrong *verify.Error
+	if j.resumed && errors.As(err, &wrong) {
+		// What lay here since the last time may be what is wrong with it.
+		j.l.log.Warn("an image that was gone on with isn't what it should be: it is fetched anew", "image", j.image().String(), "error", err)
+		j.change(func(e *entry) { e.Fetched, e.State = fetch.State{}, wire.ImageDownloading })
+		j.resumed = false
+		err = j.acquire(ctx, x, j.download(r, client, limit))
+	}
+	return err
 }
 
 // earlier is a job that is fetching the same file into the same pool and began before.
