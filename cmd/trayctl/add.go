@@ -166,7 +166,7 @@ func (c *cli) addFile(ctx context.Context, r wire.ImageRequest, path string) err
 		}
 	}
 	p := c.newTransfer()
-	sent := &sending{r: f, p: p, image: wire.Image{Name: r.Name, Pool: r.Pool, State: wire.ImageDownloading, Size: max(size, 0)}, began: time.Now()}
+	sent := &sending{r: f, p: p, image: wire.Image{Name: r.Name, Pool: r.Pool, State: wire.ImageDownloading, Size: max(size, 0), Added: time.Now().UTC()}, began: time.Now()}
 	a, err := c.client.send(ctx, "PUT", imagePath(r.Pool, r.Name), sent, size)
 	p.end()
 	if err != nil {
@@ -238,7 +238,8 @@ func (c *cli) follow(ctx context.Context, i wire.Image) error {
 		case wire.ImageFailed:
 			return &wire.Problem{Code: string(i.Failure.Code), Detail: fmt.Sprintf("%s: %s", i, i.Failure.Cause), Next: i.Failure.Remedy}
 		}
-		err := c.client.do(ctx, "GET", imagePath(i.Pool, i.Name)+"?wait="+followEvery.String(), nil, &i)
+		var now wire.Image
+		err := c.client.do(ctx, "GET", imagePath(i.Pool, i.Name)+"?wait="+followEvery.String(), nil, &now)
 		if errors.Is(err, context.Canceled) {
 			p.end()
 			return fmt.Errorf("the download goes on in trayd: `trayctl image show %s` shows it, `trayctl image cancel %s` stops it", i.Name, i.Name)
@@ -246,6 +247,7 @@ func (c *cli) follow(ctx context.Context, i wire.Image) error {
 		if err != nil {
 			return err
 		}
+		i = now
 	}
 }
 

@@ -293,7 +293,7 @@ func (j *job) download(r *Request, client *fetch.Client, limit int64) source {
 
 // saveEvery is how often the state of a download is made durable: a death costs the bytes
 // of that time.
-const saveEvery = 5 * time.Second
+const saveEvery = 2 * time.Second
 
 // progress notes how far a download is.
 func (j *job) progress(p fetch.Progress) {

@@ -3,6 +3,7 @@ package library
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"slices"
@@ -391,10 +392,22 @@ func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size
 		if len(joined(err)) == 1 {
 			err = joined(err)[0]
 		}
+		err = about(e, err)
 	}
 	i := j.image()
 	j.end(err)
 	return i, err
+}
+
+// about names the image in an error that doesn't.
+func about(e *entry, err error) error {
+	var known *Error
+	if !errors.As(err, &known) || strings.HasPrefix(known.Detail, "image ") {
+		return err
+	}
+	named := *known
+	named.Detail = fmt.Sprintf("image %s of pool %s: %s", e.Name, e.Pool, known.Detail)
+	return &named
 }
 
 func joined(err error) []error {
