@@ -76,8 +76,8 @@ func (c *content) Seek(offset int64, whence int) (int64, error) {
 
 // An openFile is a file being read. It isn't safe for concurrent use.
 type openFile struct {
-	*node
 	content
+	node *node
 	path string
 }
 

@@ -162,6 +162,21 @@ func everyDefectIsFound(t *testing.T, all []disc) {
 				image[at+100] ^= 1
 				return at
 			}},
+			{"copies differ", "the two copies of the volume descriptor sequence differ", false, func(image []byte) int64 {
+				at := le32(anchor(image)[28:]) * sectorSize
+				for n := range int64(16) {
+					if d := image[at+n*sectorSize:][:sectorSize]; binary.LittleEndian.Uint16(d) == tagPartition {
+						d[192] ^= 1
+						tagged(d, tagPartition, uint32(at/sectorSize+n), 512)
+					}
+				}
+				return at
+			}},
+			{"copy without partition", "has no partition or no logical volume descriptor", false, func(image []byte) int64 {
+				at := le32(anchor(image)[28:]) * sectorSize
+				clear(image[at : at+16*sectorSize])
+				return at
+			}},
 			{"location", "it says that it is in sector", false, func(image []byte) int64 {
 				at := le32(anchor(image)[28:]) * sectorSize
 				image[at+12] ^= 1

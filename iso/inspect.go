@@ -136,6 +136,10 @@ func (i *inspection) refused(e *DamagedError) {
 			return
 		}
 	}
+	if len(i.Defects) == maxDefects { // this one has to be in the report
+		i.Defects = i.Defects[:maxDefects-1]
+		i.more++
+	}
 	i.broken(e.Offset, "%s", e.Defect)
 }
 

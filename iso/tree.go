@@ -267,7 +267,7 @@ func (t *fileTree) Open(name string) (fs.File, error) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
 	if n.IsDir() {
-		return &openDir{fileTree: t, path: path, node: n}, nil
+		return &openDir{tree: t, node: n, path: path}, nil
 	}
 	pieces, err := t.content(n)
 	if err != nil {
@@ -330,8 +330,8 @@ func (t *fileTree) ReadLink(name string) (string, error) {
 
 // An openDir is a directory being read. It isn't safe for concurrent use.
 type openDir struct {
-	*fileTree
-	*node
+	tree *fileTree
+	node *node
 	path string
 	rest []fs.DirEntry
 	read bool
@@ -346,7 +346,7 @@ func (d *openDir) Read([]byte) (int, error) {
 func (d *openDir) ReadDir(n int) ([]fs.DirEntry, error) {
 	if !d.read {
 		var err error
-		if d.rest, err = d.fileTree.ReadDir(d.path); err != nil {
+		if d.rest, err = d.tree.ReadDir(d.path); err != nil {
 			return nil, err
 		}
 		d.read = true

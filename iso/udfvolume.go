@@ -70,64 +70,93 @@ func (s source) readUDFVolume(isoEnd int64, note noteFunc) (*udfVolume, error) {
 
 // readDescriptors reads one of the two copies of the sequence. What a first copy had stays.
 func (v *udfVolume) readDescriptors(e extent, buf []byte, note noteFunc) error {
-	var partitions sequence
-	var primary, logical []byte
+	var c sequenceCopy
+	first, noted := e.start, false
+	say := func(at int64, text string) {
+		noted = true
+		note(at, false, text)
+	}
 	// One pointer to a second extent is followed, as by a probe.
 	for pointers := 0; e.length > 0; pointers++ {
 		length := min(e.length, maxSequence)
 		length -= length % v.sector
-		if length == 0 || pointers > maxPointers || !v.has(e.start, length) {
-			// A truncated file may end before the second copy; that is said of the whole.
-			if e.start+length <= v.size || e.end() < v.declared {
-				note(e.start, false, "a volume descriptor sequence can't be read: it lies outside of the file or is scattered")
-			}
+		if !v.has(e.start, length) {
+			return nil // the file is truncated: the volume's size includes both copies
+		}
+		if length == 0 || pointers > maxPointers {
+			say(e.start, "a volume descriptor sequence is scattered over too many extents")
 			break
 		}
-		text := buf[:length]
-		if err := v.read(text, e.start); err != nil {
+		if err := v.read(buf[:length], e.start); err != nil {
 			return err
 		}
-		start := e.start
-		e = extent{}
-	descriptors:
-		for at := int64(0); at < length; at += v.sector {
-			d := text[at : at+v.sector]
-			tag := binary.LittleEndian.Uint16(d)
-			if tag == 0 {
-				break
-			}
-			if err := checkTag(d, (start+at)/v.sector); err != nil {
-				note(start+at, false, fmt.Sprintf("descriptor with tag %d: %v", tag, err))
-				continue
-			}
-			switch tag {
-			case tagPrimary:
-				primary = bytes.Clone(d)
-			case tagLogicalVolume:
-				if err := partitions.setLogical(d, v.sector, start+at); err != nil {
-					note(start+at, false, err.(*DamagedError).Defect)
-				} else {
-					logical = bytes.Clone(d)
-				}
-			case tagPartition:
-				if err := partitions.addPartition(d, v.sector, start+at); err != nil {
-					note(start+at, false, err.(*DamagedError).Defect)
-				}
-			case tagPointer:
-				e = readExtent(d[20:], v.sector)
-				break descriptors
-			case tagTerminator:
-				break descriptors
-			}
-		}
+		e = c.take(buf[:length], e.start, v.sector, say)
+	}
+	if !noted && (c.logical == nil || c.sequence.count == 0) {
+		say(first, "a copy of the volume descriptor sequence has no partition or no logical volume descriptor")
 	}
 	switch {
 	case v.logical == nil || v.sequence.count == 0:
-		v.primary, v.logical, v.sequence = primary, logical, partitions
-	case logical != nil && !bytes.Equal(logical[84:264], v.logical[84:264]):
-		note(e.start, false, "the two copies of the logical volume descriptor differ")
+		v.primary, v.logical, v.sequence = c.primary, c.logical, c.sequence
+	case !noted && !c.same(v):
+		say(first, "the two copies of the volume descriptor sequence differ")
 	}
 	return nil
+}
+
+// A sequenceCopy is what one copy of the sequence says.
+type sequenceCopy struct {
+	sequence         sequence // of which the partitions count
+	primary, logical []byte   // descriptors
+}
+
+// same says whether the copy describes the same volume: logical volume identifier, block size, partitions.
+func (c *sequenceCopy) same(v *udfVolume) bool {
+	if !bytes.Equal(c.logical[84:264], v.logical[84:264]) || c.sequence.count != v.sequence.count {
+		return false
+	}
+	for i, p := range c.sequence.partitions[:c.sequence.count] {
+		if p.extent != v.sequence.partitions[i].extent {
+			return false
+		}
+	}
+	return true
+}
+
+// take reads the descriptors in one extent, and returns the next one if there is a pointer to it.
+func (c *sequenceCopy) take(text []byte, start, sector int64, say func(int64, string)) extent {
+	for at := int64(0); at < int64(len(text)); at += sector {
+		d := text[at : at+sector]
+		tag := binary.LittleEndian.Uint16(d)
+		if tag == 0 {
+			break
+		}
+		err := checkTag(d, (start+at)/sector)
+		if err == nil {
+			switch tag {
+			case tagPrimary:
+				c.primary = bytes.Clone(d)
+			case tagLogicalVolume:
+				if err = c.sequence.setLogical(d, sector, start+at); err == nil {
+					c.logical = bytes.Clone(d)
+				}
+			case tagPartition:
+				err = c.sequence.addPartition(d, sector, start+at)
+			case tagPointer:
+				return readExtent(d[20:], sector)
+			case tagTerminator:
+				return extent{}
+			}
+		}
+		var damaged *DamagedError
+		switch {
+		case errors.As(err, &damaged):
+			say(start+at, damaged.Defect)
+		case err != nil:
+			say(start+at, fmt.Sprintf("descriptor with tag %d: %v", tag, err))
+		}
+	}
+	return extent{}
 }
 
 // readMaps reads the partition maps of the logical volume descriptor (ECMA-167 3/10.7, UDF 2.2.8 to 2.2.10).

@@ -28,7 +28,7 @@ func (c *cli) imageListFilesCommand() *cobra.Command {
 	var flat bool
 	cmd := &cobra.Command{
 		Use: "ls-files FILE|NAME [DIR]", Short: "List the files on a disc",
-		Long: "Lists the files on a disc, with those in all directories beneath DIR, as `7z l` and\n`isoinfo -f` do: mode, size in bytes, date in UTC, path. Control characters in names\nare printed as escapes. " + whichImage,
+		Long: "Lists the files on a disc, with those in all directories beneath DIR, as `7z l` and\n`isoinfo -f` do: mode, size in bytes, date in UTC, path. Control characters in names\nare printed as escapes." + whichImage,
 		Example: "  trayctl image ls-files debian-12.iso\n" +
 			"  trayctl image ls-files debian-12.iso /isolinux --flat",
 		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: completeFile,
@@ -126,7 +126,7 @@ func printFile(w io.Writer, f discFile) {
 func (c *cli) imageCatCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "cat FILE|NAME PATH", Short: "Print a file of a disc",
-		Long: "Prints a file of a disc as it is, to stdout. PATH is as `trayctl image ls-files` lists\nit; symbolic links are followed on the disc. " + whichImage,
+		Long: "Prints a file of a disc as it is, to stdout. PATH is as `trayctl image ls-files` lists\nit; symbolic links are followed on the disc." + whichImage,
 		Example: "  trayctl image cat debian-12.iso /.disk/info\n" +
 			"  trayctl image cat debian-12.iso install.amd/vmlinuz > vmlinuz",
 		Args: cobra.ExactArgs(2), ValidArgsFunction: completeFile,

@@ -67,7 +67,7 @@ func (f *fileImage) files() (fs.FS, error)        { return iso.Files(f, f.size) 
 func (c *cli) imageInspectCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect FILE|NAME", Short: "Say what an image is, what it boots, and all that is wrong with it",
-		Long: "Says what an image is, whether it is complete, what it boots, and all that is wrong\nwith it. Exit code 1 is for anything but a sound disc. " + whichImage,
+		Long: "Says what an image is, whether it is complete, what it boots, and all that is wrong\nwith it. Exit code 1 is for anything but a sound disc." + whichImage,
 		Example: "  trayctl image inspect debian-12.iso\n" +
 			"  trayctl image inspect ./download.iso -o json | jq .boot",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeFile,
@@ -93,7 +93,7 @@ func (c *cli) imageInspectCommand() *cobra.Command {
 }
 
 // whichImage is for the commands' help.
-const whichImage = "FILE has a \"/\"\nor is here, and needs no running agent; all else is the NAME of an image in a pool."
+const whichImage = "\n\nFILE is a path with a \"/\" or a file that is here, and needs no running agent. All else\nis the NAME of an image in a pool."
 
 func completeFile(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
