@@ -244,6 +244,9 @@ func (j *job) ready(place string, seen *Seen) error {
 		if e.Request != nil { // for a download after its content has rotted
 			again := *e.Request
 			again.Sums, again.Checksum = "", or(e.Checksum, again.Checksum)
+			if len(again.SignatureData) > maxKept {
+				again.SignatureData = nil
+			}
 			e.Request = &again
 		}
 	})
@@ -253,6 +256,10 @@ func (j *job) ready(place string, seen *Seen) error {
 	j.l.failPoint("image-ready")
 	return nil
 }
+
+// maxKept is the largest signature that is kept with an image, in bytes: those of minisign
+// and OpenPGP have less than a thousand.
+const maxKept = 16 << 10
 
 // seenAt is the file at a place as it is now; nil for a volume, which can be written
 // without a trace.

@@ -124,10 +124,16 @@ func (l *Library) fresh(r *Request, source string) (Pool, *entry, error) {
 
 // begin makes a registration durable and starts its download.
 func (l *Library) begin(p Pool, e *entry, r *Request) (Image, error) {
-	ctx := l.context()
-	if ctx.Err() != nil {
-		return Image{}, problem(Failed, "try again when it runs", "trayd is stopping")
+	ctx, err := l.enter()
+	if err != nil {
+		return Image{}, err
 	}
+	begun := false
+	defer func() {
+		if !begun {
+			l.work.Done()
+		}
+	}()
 	j, ctx, err := l.newJob(ctx, p, e)
 	if err != nil {
 		return Image{}, err
@@ -144,8 +150,27 @@ func (l *Library) begin(p Pool, e *entry, r *Request) (Image, error) {
 		return Image{}, err
 	}
 	l.failPoint("image-registered")
-	l.work.Go(func() { j.run(ctx, r) })
+	begun = true
+	go func() {
+		defer l.work.Done()
+		j.run(ctx, r)
+	}()
 	return j.image(), nil
+}
+
+// enter returns the context of what is about to begin, which Drain waits for: the caller
+// calls work.Done at its end.
+func (l *Library) enter() (context.Context, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.ctx == nil:
+		return nil, problem(Failed, "try again in a moment", "trayd is still starting")
+	case l.ctx.Err() != nil:
+		return nil, problem(Failed, "try again when it runs", "trayd is stopping")
+	}
+	l.work.Add(1)
+	return l.ctx, nil
 }
 
 // withoutQuery stands in the state file for the query of a URL, which may be a secret:
@@ -235,11 +260,8 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 			}
 		}
 	}
-	o, client := l.configured()
-	limit := o.MaxSize
-	if q := j.pool.Quota; q > 0 && (limit == 0 || q < limit) {
-		limit = q
-	}
+	_, client := l.configured()
+	limit := l.limit(j.pool, j.copy().Name, 0)
 	err = j.acquire(ctx, x, j.download(r, client, limit))
 	var wrong *verify.Error
 	if j.resumed && errors.As(err, &wrong) {
@@ -320,7 +342,7 @@ func (j *job) failed(ctx context.Context, err error) {
 		f.Code = known.Code
 		f.Remedy = or(known.Next, f.Remedy)
 	}
-	if e.Fetched.Bytes > 0 && e.Fetched.Validator != "" && passes(f.Code) && e.State == wire.ImageDownloading {
+	if e.Fetched.Bytes > 0 && e.Fetched.Validator != "" && passes(f.Code) && e.State != wire.ImageVerifying {
 		f.Kept = e.Fetched.Bytes
 		if err := j.store.park(ctx, e.unfinished()); err != nil {
 			j.l.log.Warn("an unfinished image stays active", "image", e.String(), "error", err)
@@ -383,7 +405,7 @@ func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size
 	_, replaces := l.entry(p.Name, r.Name) // one that has failed
 	var x *expectation
 	if x, err = l.expect(ctx, &r); err == nil {
-		err = j.acquire(ctx, x, j.stream(content, size, o.MaxSize))
+		err = j.acquire(ctx, x, j.stream(content, size, l.limit(p, e.Name, size)))
 	}
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)

@@ -18,7 +18,10 @@ func (l *Library) Start(ctx context.Context, told func(Event)) {
 }
 
 // Drain waits until nothing is under way any more, once the context of Start has ended.
-func (l *Library) Drain() { l.work.Wait() }
+func (l *Library) Drain() {
+	_ = l.context() // whoever has entered has added itself; from here on nobody enters
+	l.work.Wait()
+}
 
 // Resume goes on with what an earlier trayd, or a death of it, has left: downloads go on,
 // what was whole gets its place, what was to go goes, and the rest is removed. What is

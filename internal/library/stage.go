@@ -80,11 +80,19 @@ func (l *Library) Stage(pool, name string, f *os.File) error {
 		return errors.Join(err, f.Close())
 	}
 	e.Origin = &o
-	j, ctx, err := l.newJob(l.context(), to, e)
+	ctx, err := l.enter()
+	if err != nil {
+		return f.Close() // the next time
+	}
+	j, ctx, err := l.newJob(ctx, to, e)
 	if err != nil { // it is being copied already
+		l.work.Done()
 		return f.Close()
 	}
-	l.work.Go(func() { j.stage(ctx, f, o) })
+	go func() {
+		defer l.work.Done()
+		j.stage(ctx, f, o)
+	}()
 	return nil
 }
 
