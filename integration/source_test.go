@@ -25,13 +25,14 @@ import (
 // a path it is a good one or a bad one:
 //
 //	/FILE       as it is
-//	/slow/FILE  a piece of 64 KiB every 20 ms, that is 3 MiB/s at most
+//	/slow/FILE  a piece of 32 KiB every 20 ms, that is 1.6 MiB/s at most, until hurry
 //	/cut/FILE   breaks off in the middle when the file is asked for first
 //	/page/FILE  a web page, as a portal that wants a login sends it
 //	/moved/FILE a redirect to /FILE
 type source struct {
 	*httptest.Server
-	dir string
+	dir     string
+	hurried chan struct{} // closed when nothing is slow any more
 
 	mu     sync.Mutex // guards below
 	cut    map[string]bool
@@ -40,7 +41,7 @@ type source struct {
 
 // openSource serves dir until close.
 func openSource(dir string) *source {
-	s := &source{dir: dir, cut: make(map[string]bool)}
+	s := &source{dir: dir, hurried: make(chan struct{}), cut: make(map[string]bool)}
 	s.Server = httptest.NewServer(s)
 	return s
 }
@@ -56,6 +57,9 @@ func (s *source) close() {
 	s.CloseClientConnections()
 	s.Close()
 }
+
+// hurry ends all slowness, once.
+func (s *source) hurry() { close(s.hurried) }
 
 // asked are the requests for a part of a path since the last call.
 func (s *source) asked() []string {
@@ -92,7 +96,7 @@ func (s *source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/"+name, http.StatusFound)
 		return
 	case "slow":
-		w = &slowWriter{w, r}
+		w = &slowWriter{w, r, s.hurried}
 	case "cut":
 		if first {
 			w = &cutWriter{w, len(content) / 2}
@@ -106,7 +110,8 @@ func (s *source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // slowWriter sends little at a time, until nobody listens any more.
 type slowWriter struct {
 	http.ResponseWriter
-	r *http.Request
+	r       *http.Request
+	hurried chan struct{}
 }
 
 func (s *slowWriter) Write(b []byte) (n int, err error) {
@@ -114,9 +119,10 @@ func (s *slowWriter) Write(b []byte) (n int, err error) {
 		select {
 		case <-s.r.Context().Done():
 			return n, s.r.Context().Err()
+		case <-s.hurried:
 		case <-time.After(20 * time.Millisecond):
 		}
-		m, err := s.ResponseWriter.Write(b[n:min(n+64<<10, len(b))])
+		m, err := s.ResponseWriter.Write(b[n:min(n+32<<10, len(b))])
 		if n += m; err != nil {
 			return n, err
 		}
