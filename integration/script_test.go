@@ -26,6 +26,8 @@ import (
 //	vm NAME KIND [DISC]     start a machine with a drive of that kind; "running" is an
 //	                        IDE drive in a machine that isn't paused
 //	disc NAME               make discs/NAME.iso
+//	large NAME MIB          make discs/NAME.iso, with that much more behind its volume
+//	serve DIR               a web server on loopback with the files of DIR; $WWW is its URL
 //	trayd start|stop|kill   the agent
 //	trayctl CODE ARGS...    run trayctl; it must exit with CODE
 //	guest NAME WORD...      play the guest: lock, unlock, eject, load, reads VOLUME
@@ -34,6 +36,7 @@ import (
 //	begin ARGS...           start trayctl, and don't wait for it
 //	signal INT|TERM         send a signal to what begin started
 //	ended CODE              wait for what begin started; it must exit with CODE
+//	secret TEXT             TEXT is neither in the state file nor in trayd's log
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -44,7 +47,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"vm": cmdVM, "disc": cmdDisc, "trayd": cmdTrayd, "trayctl": cmdTrayctl, "soon": cmdSoon,
+			"vm": cmdVM, "disc": cmdDisc, "large": cmdLarge, "serve": cmdServe, "secret": cmdSecret, "trayd": cmdTrayd, "trayctl": cmdTrayctl, "soon": cmdSoon,
 			"guest": cmdGuest, "qemu": cmdQEMU, "begin": cmdBegin, "signal": cmdSignal, "ended": cmdEnded,
 		},
 		RequireExplicitExec: true,
@@ -136,6 +139,31 @@ func cmdDisc(ts *testscript.TestScript, _ bool, args []string) {
 		_, err := qemutest.WriteDisc(of(ts).r.discs(), name)
 		ts.Check(err)
 	}
+}
+
+func cmdLarge(ts *testscript.TestScript, _ bool, args []string) {
+	check(ts, len(args) == 2, "usage: large NAME MIB")
+	mib, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	_, err = writeLargeDisc(of(ts).r.discs(), args[0], mib<<20)
+	ts.Check(err)
+}
+
+func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
+	check(ts, len(args) == 1, "usage: serve DIR")
+	s := openSource(ts.MkAbs(args[0]))
+	ts.Defer(s.close)
+	ts.Setenv("WWW", s.URL)
+}
+
+// cmdSecret wants trayd to be stopped: its log is written by another process.
+func cmdSecret(ts *testscript.TestScript, _ bool, args []string) {
+	r := of(ts).r
+	check(ts, len(args) == 1 && r.daemon == nil, "usage: secret TEXT, when trayd is stopped")
+	journal, err := os.ReadFile(r.stateFile())
+	ts.Check(err)
+	check(ts, !bytes.Contains(journal, []byte(args[0])), "%q is in the state file", args[0])
+	check(ts, !bytes.Contains(r.log.Bytes(), []byte(args[0])), "%q is in the log", args[0])
 }
 
 func cmdTrayd(ts *testscript.TestScript, _ bool, args []string) {

@@ -298,8 +298,8 @@ func (j *job) download(r *Request, client *fetch.Client, limit int64) source {
 	}
 }
 
-// saveEvery is how often the state of a download is made durable: a death costs the bytes
-// of that time.
+// saveEvery is how often the state of a download is made durable. A death costs the bytes
+// since then, and those since the disk was flushed last (ingest: 10 s, or 64 MiB).
 const saveEvery = 2 * time.Second
 
 // progress notes how far a download is.

@@ -272,8 +272,12 @@ func (l *Library) occupy(pool, name string) (done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := key(pool, name)
+	next := "wait for it to end"
+	if l.jobs[k] != nil {
+		next += ", or stop it: `trayctl image cancel " + name + "`"
+	}
 	if l.busy[k] || l.jobs[k] != nil {
-		return nil, problem(InUse, "wait for it to end; `trayctl image ls` shows it", "image %s of pool %s is being added, removed or verified", name, pool)
+		return nil, problem(InUse, next, "image %s of pool %s is being added, removed or verified", name, pool)
 	}
 	l.busy[k] = true
 	return func() {

@@ -347,8 +347,14 @@ func (j *job) failed(ctx context.Context, err error) {
 		if err := j.store.park(ctx, e.unfinished()); err != nil {
 			j.l.log.Warn("an unfinished image stays active", "image", e.String(), "error", err)
 		}
-		if f.Code == Cancelled {
-			f.Remedy = "`trayctl image retry " + e.Name + "` goes on where it was, `trayctl image rm " + e.Name + "` lets it go"
+		goesOn := "`trayctl image retry " + e.Name + "` goes on where it was"
+		switch {
+		case f.Code == Cancelled:
+			f.Remedy = goesOn + ", `trayctl image rm " + e.Name + "` lets it go"
+		case known != nil && known.Next != "":
+			f.Remedy = known.Next + "; " + goesOn
+		default:
+			f.Remedy = goesOn
 		}
 	} else {
 		if err := j.store.discard(ctx, e.unfinished()); err != nil {

@@ -121,7 +121,7 @@ func (c Checksum) String() string {
 // Check compares a hash that has seen all of an image.
 func (c Checksum) Check(h hash.Hash) error {
 	if got := hex.EncodeToString(h.Sum(nil)); got != c.Hex {
-		return refuse(Mismatch, "it was changed or damaged on its way, or the checksum is of another version",
+		return refuse(Mismatch, "get it again, from elsewhere if need be: it was changed or damaged on its way, or the checksum is of another version",
 			"the content's %s is %s, and %s was to be expected", c.Algorithm, got, c.Hex)
 	}
 	return nil
