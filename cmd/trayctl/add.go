@@ -167,7 +167,11 @@ func (c *cli) addFile(ctx context.Context, r wire.ImageRequest, path string) err
 	}
 	p := c.newTransfer()
 	sent := &sending{r: f, p: p, image: wire.Image{Name: r.Name, Pool: r.Pool, State: wire.ImageDownloading, Size: max(size, 0), Added: time.Now().UTC()}, began: time.Now()}
-	a, err := c.client.send(ctx, "PUT", imagePath(r.Pool, r.Name), sent, size)
+	fields := ""
+	if path != "-" {
+		fields = fmt.Sprintf("%s: %d\r\n", wire.DescriptorHeader, f.Fd())
+	}
+	a, err := c.client.sendWith(ctx, "PUT", imagePath(r.Pool, r.Name), fields, sent, size)
 	p.end()
 	if err != nil {
 		return err

@@ -128,7 +128,7 @@ func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Re
 		}
 		// HTTP/1.1, for its 100 Continue: a refusal comes before the bytes are sent. Its
 		// answer is short, so it comes with its length and not in chunks.
-		head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: trayd\r\nConnection: close\r\nExpect: 100-continue\r\n%s\r\n\r\n", method, path, length)
+		head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: trayd\r\nConnection: close\r\nExpect: 100-continue\r\n%s%s\r\n\r\n", method, path, fields, length)
 	} else if body != nil { // in one write: trayd is woken once
 		b, err := io.ReadAll(body)
 		if err != nil {

@@ -49,6 +49,10 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, content io.R
 	return i, nil
 }
 
+// CanClone reports whether the pool can share the blocks of a file. An empty pool is the
+// default one.
+func (a *Agent) CanClone(pool string, f *os.File) bool { return a.images.CanClone(pool, f) }
+
 // imageEnded is told what became of a download.
 func (a *Agent) imageEnded(e library.Event) {
 	if e.Err != nil {

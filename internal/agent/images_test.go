@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/internal/library"
+	"github.com/trayd/trayd/internal/qemutest"
 )
 
 // upload is content that comes as long as anybody reads it.
@@ -79,4 +82,34 @@ func TestCleanLater(t *testing.T) {
 	case <-time.After(patience):
 		require.FailNow(t, "it is never removed")
 	}
+}
+
+// TestKnownImage: an image is not read again when it goes into a drive, unless somebody has
+// touched its file since.
+func TestKnownImage(t *testing.T) {
+	pool := t.TempDir()
+	r := newRig(t, func(o *Options) { o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: pool}} })
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	disc, err := os.ReadFile(r.disc("KNOWN"))
+	require.NoError(t, err)
+	i, err := r.agent.UploadImage(t.Context(), "local", "known", bytes.NewReader(disc), int64(len(disc)), Caller{Name: "test"})
+	require.NoError(t, err)
+	place, err := r.agent.images.Find("known")
+	require.NoError(t, err)
+	place.Known.VolumeID = "FROM THE RECORD"
+	src, err := r.agent.openKnown("image:known", place, true)
+	require.NoError(t, err)
+	require.Equal(t, "FROM THE RECORD", src.medium.VolumeID, "it isn't read")
+	require.NoError(t, src.file.Close())
+	r.done(Insert, "vm", "image:known")
+	require.Equal(t, "KNOWN", r.drive("vm").Medium.VolumeID)
+	images := r.agent.Images()
+	require.Equal(t, []string{"vm/cd0"}, images[0].Users)
+	r.isError(ImageInUse, r.agent.RemoveImage(t.Context(), "", "known", Caller{Name: "test"}))
+	r.done(Eject, "vm", "")
+	require.NoError(t, os.Chmod(i.Place, 0o644))
+	require.NoError(t, os.Truncate(i.Place, int64(len(disc)/2)))
+	r.refused(Truncated, Insert, "vm", "image:known")
+	require.NoError(t, r.agent.RemoveImage(t.Context(), "", "known", Caller{Name: "test"}))
 }

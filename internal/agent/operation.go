@@ -33,6 +33,7 @@ type Request struct {
 // Caller is who asked.
 type Caller struct {
 	Name       string // for the audit line
+	PID        int    // 0: not known
 	Privileged bool
 }
 

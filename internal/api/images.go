@@ -2,9 +2,15 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/wire"
@@ -73,15 +79,56 @@ func (s *server) registerImage(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusAccepted, i)
 }
 
-// uploadImage takes the image as the request's body.
+// uploadImage takes the image as the request's body, or, without reading that, from a file
+// that the client has open, if its blocks can be shared.
 func (s *server) uploadImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
-	i, err := s.agent.UploadImage(r.Context(), pool, name, r.Body, r.ContentLength, caller(r))
+	var content io.Reader = r.Body
+	if f := openCallers(caller(r).PID, r.Header.Get(wire.DescriptorHeader)); f != nil {
+		defer f.Close()
+		if s.agent.CanClone(pool, f) {
+			content = f
+		}
+	}
+	i, err := s.agent.UploadImage(r.Context(), pool, name, content, r.ContentLength, caller(r))
 	if err != nil {
 		writeError(w, err)
 		return
 	}
 	writeJSON(w, http.StatusCreated, i)
+}
+
+// openCallers opens a file that the client has open for reading, so that it gets no file
+// that it may not read itself; nil where that can't be.
+func openCallers(pid int, descriptor string) *os.File {
+	n, err := strconv.ParseUint(descriptor, 10, 16)
+	if err != nil || pid <= 0 {
+		return nil
+	}
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, n))
+	if err != nil {
+		return nil
+	}
+	var flags int64
+	for line := range strings.Lines(string(info)) {
+		if text, ok := strings.CutPrefix(line, "flags:"); ok {
+			if flags, err = strconv.ParseInt(strings.TrimSpace(text), 8, 64); err != nil {
+				return nil
+			}
+		}
+	}
+	if flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY {
+		return nil
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", pid, n), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil
+	}
+	return f
 }
 
 func (s *server) removeImage(w http.ResponseWriter, r *http.Request) {

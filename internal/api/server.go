@@ -254,6 +254,7 @@ func callerOf(c net.Conn) agent.Caller {
 	}
 	return agent.Caller{
 		Name:       fmt.Sprintf("%s (pid %d)", name, cred.Pid),
+		PID:        int(cred.Pid),
 		Privileged: cred.Uid == 0 || int(cred.Uid) == os.Getuid(),
 	}
 }

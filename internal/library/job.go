@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/trayd/trayd/internal/library/fetch"
 	"github.com/trayd/trayd/internal/library/ingest"
 	"github.com/trayd/trayd/internal/wire"
@@ -349,6 +351,9 @@ func (j *job) stream(content io.Reader, size, limit int64) source {
 			limit = ingest.NoLimit
 		}
 		count := &counter{j: j, total: max(size, 0), began: time.Now()}
+		if from, ok := content.(*os.File); ok && unix.IoctlFileClone(int(f.Fd()), int(from.Fd())) == nil {
+			return size, j.hashClone(ctx, f, size, append(all, count))
+		}
 		n, err := ingest.Copy(ctx, f, content, ingest.Options{Limit: limit}, append(all, count)...)
 		name := j.copy().Name
 		var broken *ingest.Error
@@ -373,6 +378,24 @@ func (j *job) stream(content io.Reader, size, limit int64) source {
 		}
 		return n, nil
 	}
+}
+
+// hashClone hashes a file that shares its blocks with another one.
+func (j *job) hashClone(ctx context.Context, f *os.File, size int64, onto []io.Writer) error {
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case st.Size() != size:
+		return problem(Invalid, "is the file still being written?", "image %s has %d bytes, and %d were announced", j.copy().Name, st.Size(), size)
+	}
+	if err = ingest.HashFile(ctx, f, size, onto...); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return problem(Failed, "see the disk that holds pool "+j.pool.Name, "it can't be read: %w", err)
+	}
+	return nil
 }
 
 // counter shows how far a stream is.

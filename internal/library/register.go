@@ -388,6 +388,10 @@ func passes(code wire.Code) bool {
 
 // Upload brings in an image whose bytes come from a reader: size bytes, or -1 for all that
 // there are. It is in the catalogue once it is ready; after an error nothing is left.
+//
+// Where content is an *os.File, its blocks are shared (a reflink) if the file system of the
+// pool can do that; it is not read then but for the hashes. It is never a hard link: who has
+// the file could still write to it.
 func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size int64) (Image, error) {
 	p, e, err := l.fresh(&r, or(baseOf(r.FileName), uploaded))
 	if err != nil {

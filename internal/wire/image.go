@@ -111,6 +111,10 @@ type ImageRemoval struct {
 	Error string `json:"error,omitempty"`
 }
 
+// DescriptorHeader is the field of an upload by which a client says under which number it
+// has the file open: trayd may share its blocks then, and answers without the bytes.
+const DescriptorHeader = "Trayd-Descriptor"
+
 // AnyPool stands in a path for the pool that has an image of that name; for a new image,
 // for the default pool.
 const AnyPool = "-"
