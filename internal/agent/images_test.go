@@ -109,7 +109,7 @@ func TestKnownImage(t *testing.T) {
 	r.isError(ImageInUse, r.agent.RemoveImage(t.Context(), "", "known", Caller{Name: "test"}))
 	r.done(Eject, "vm", "")
 	require.NoError(t, os.Chmod(i.Place, 0o644))
-	require.NoError(t, os.Truncate(i.Place, int64(len(disc)/2)))
+	require.NoError(t, os.Truncate(i.Place, int64(len(disc)-2048)))
 	r.refused(Truncated, Insert, "vm", "image:known")
 	require.NoError(t, r.agent.RemoveImage(t.Context(), "", "known", Caller{Name: "test"}))
 }

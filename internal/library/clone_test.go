@@ -21,14 +21,14 @@ func TestClone(t *testing.T) {
 	dir := t.TempDir()
 	image, mnt := filepath.Join(dir, "btrfs"), filepath.Join(dir, "mnt")
 	require.NoError(t, os.WriteFile(image, nil, 0o600))
-	require.NoError(t, os.Truncate(image, 200<<20))
+	require.NoError(t, os.Truncate(image, 200<<20)) // of which 100 are left for files
 	require.NoError(t, os.Mkdir(mnt, 0o755))
 	run("mkfs.btrfs", "-q", image)
 	run("mount", "-o", "loop", image, mnt)
 	t.Cleanup(func() { run("umount", mnt) })
 
 	r := newRig(t, func(o *Options) { o.Pools[0].Path = filepath.Join(mnt, "pool") })
-	b := big(t, 8<<20)
+	b := big(t, 70<<20)
 	path := filepath.Join(mnt, "mine.iso")
 	require.NoError(t, os.WriteFile(path, b, 0o644))
 	run("sync", "-f", path)

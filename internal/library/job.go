@@ -337,7 +337,15 @@ func (j *job) progress(p fetch.Progress) {
 // stream gets the bytes from a reader of size bytes; -1: until its end.
 func (j *job) stream(content io.Reader, size, limit int64) source {
 	return func(ctx context.Context, open func(int64) (*os.File, error), onto func() ([]io.Writer, error)) (int64, error) {
-		f, err := open(size)
+		room := size
+		from, clones := content.(*os.File)
+		if clones = clones && j.l.CanClone(j.pool.Name, from); clones {
+			room = 0 // on the disk; of the quota it needs as much as a copy
+			if err := j.l.makeRoom(ctx, j.pool, j.copy().Name, size); err != nil {
+				return 0, err
+			}
+		}
+		f, err := open(room)
 		if err != nil {
 			return 0, err
 		}
@@ -351,7 +359,7 @@ func (j *job) stream(content io.Reader, size, limit int64) source {
 			limit = ingest.NoLimit
 		}
 		count := &counter{j: j, total: max(size, 0), began: time.Now()}
-		if from, ok := content.(*os.File); ok && unix.IoctlFileClone(int(f.Fd()), int(from.Fd())) == nil {
+		if clones && unix.IoctlFileClone(int(f.Fd()), int(from.Fd())) == nil {
 			return size, j.hashClone(ctx, f, size, append(all, count))
 		}
 		n, err := ingest.Copy(ctx, f, content, ingest.Options{Limit: limit}, append(all, count)...)
