@@ -76,9 +76,15 @@ func (b *bench) volumes(ctx context.Context) (err error) {
 		slices.Sort(d)
 	}
 	file, lvm, dm, lvchange := took[b.discs[0]], took["lvm:bench/disc"], took["dm:disc"], took["lvchange"]
+	// An emulated host is slower than the machine that it runs on, by a factor that the same
+	// insert of a file tells, here and in the other figures of this run. So the targets, which
+	// are of a machine where that takes 2 ms, are parts of it.
+	of := func(ours time.Duration) string {
+		return fmt.Sprintf("ours: %s, %.2f of a file's insert", short(ours), float64(ours)/float64(median(file)))
+	}
 	b.add("insert of a disc on a logical volume", spread(lvm), fmt.Sprintf("file %s, lvchange -ay %s", spread(file), spread(lvchange)),
-		"ours: "+short(median(lvm)-median(lvchange)-median(file)), "at most 2 ms of ours")
-	b.add("insert of a disc on device-mapper", spread(dm), "file "+spread(file), "ours: "+short(median(dm)-median(file)), "at most 5 ms of ours")
+		of(median(lvm)-median(lvchange)-median(file)), "2 ms of ours where a file takes 2 ms: 1.0")
+	b.add("insert of a disc on device-mapper", spread(dm), "file "+spread(file), of(median(dm)-median(file)), "5 ms of ours where a file takes 2 ms: 2.5")
 	return nil
 }
 

@@ -101,7 +101,7 @@ func Start(t testing.TB, dir, name string, args ...string) *VM {
 	}()
 	require.NoError(t, <-started, "QEMU must be installed (Debian: qemu-system-x86)")
 	t.Cleanup(vm.Kill)
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(90 * time.Second); ; { // fifty at once in an emulated host
 		if _, err := os.Stat(vm.QTest); err == nil {
 			if _, err := os.Stat(vm.Socket); err == nil {
 				return vm
