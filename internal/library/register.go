@@ -334,7 +334,11 @@ func (j *job) failed(ctx context.Context, err error) {
 			f.Remedy = goesOn
 		}
 	} else {
-		if err := j.store.discard(ctx, e.unfinished()); err != nil {
+		err := j.store.discard(ctx, e.unfinished())
+		if err == nil && e.Place != "" && len(j.l.sharing(e)) == 0 { // its hash tree could not be made
+			err = j.store.remove(ctx, e.Place)
+		}
+		if err != nil {
 			j.l.log.Warn("what is left of an image can't be removed yet", "image", e.String(), "error", err)
 		}
 	}

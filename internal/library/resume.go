@@ -227,10 +227,8 @@ func (l *Library) removeContent(ctx context.Context, p Pool, e *entry) error {
 		if err := s.remove(ctx, e.Place); err != nil {
 			return err
 		}
-		if e.Integrity == integrityVerity {
-			if err := l.removeTree(e); err != nil {
-				return err
-			}
+		if err := l.removeTree(e); err != nil { // it may be of another name that has gone
+			return err
 		}
 		l.failPoint("image-removed")
 	}
