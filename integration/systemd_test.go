@@ -174,7 +174,7 @@ func (s service) isSandboxed(t *testing.T) {
 	}
 	assert.Equal(t, "1", status["NoNewPrivs"])
 	assert.Equal(t, "2", status["Seccomp"], "no filter")
-	assert.NotEqual(t, s.run("readlink", "/proc/1/ns/net"), s.run("readlink", "/proc/"+pid+"/ns/net"))
+	assert.Equal(t, "any", s.property("SocketBindDeny")) // TestUnitHasVolumes tries it
 	// As trayd sees it, the host's files are read only.
 	_, err := s.try("nsenter", "--target", pid, "--mount", "--", "touch", "/usr/trayd-was-here")
 	assert.ErrorContains(t, err, "Read-only file system")
@@ -185,7 +185,9 @@ func (s service) isSandboxed(t *testing.T) {
 	_, err = fmt.Sscanf(out[strings.Index(out, "level for trayd.service:"):], "level for trayd.service: %f", &exposure)
 	require.NoError(t, err)
 	t.Logf("systemd-analyze security: %.1f", exposure)
-	assert.LessOrEqual(t, exposure, 2.0)
+	// 1.0 of it is that images are downloaded: the host's network (0.5), internet sockets
+	// (0.3), and no list of addresses (0.2), which are the operator's to say.
+	assert.LessOrEqual(t, exposure, 2.9)
 }
 
 func (s service) works(t *testing.T) {

@@ -3,6 +3,7 @@
 package integration_test
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +23,7 @@ func TestUnitHasVolumes(t *testing.T) {
 	r := newVolumeRig(t, "ONE", "TWO")
 	require.NoError(t, os.Chmod(r.dir, 0o755))
 	require.NoError(t, os.Symlink("/run/trayd/api.sock", r.socket()))
-	r.extra = r.lvPool() + r.mountPools("INSIDE") + r.linear("linear", "LINEAR") + r.verity("installer", "INSTALLER")
+	r.extra = loopback + r.lvPool() + r.mountPools("INSIDE") + r.linear("linear", "LINEAR") + r.verity("installer", "INSTALLER")
 	require.NoError(t, os.MkdirAll("/etc/trayd", 0o755))
 	r.configure("/etc/trayd/trayd.toml", "/var/lib/trayd")
 	t.Cleanup(func() {
@@ -56,6 +57,14 @@ func TestUnitHasVolumes(t *testing.T) {
 	r.must("image", "add", "debian", r.disc("DEBIAN"), "--pool", "fast")
 	r.must("change", "vm", "image:debian")
 	require.Equal(t, "DEBIAN", guest.Volume())
+	t.Log("the network is there for downloads, by name too")
+	_, port, err := net.SplitHostPort(newSource(t, r.discs()).Listener.Addr().String())
+	require.NoError(t, err)
+	r.disc("WEB")
+	r.must("image", "add", "web", "http://localhost:"+port+"/WEB.iso", "--pool", "fast")
+	r.must("change", "vm", "image:web")
+	require.Equal(t, "WEB", guest.Volume())
+	require.Contains(t, r.fails(1, "image", "add", "none", "http://images.invalid/WEB.iso").Code, "source-dns")
 	r.must("change", "vm", "image:stick/INSIDE.iso")
 	require.Equal(t, "INSIDE", guest.Volume())
 	require.Equal(t, []string{"stick"}, mounted(t, pid()))
@@ -71,6 +80,7 @@ func TestUnitHasVolumes(t *testing.T) {
 	require.Empty(t, mounted(t, pid()))
 	require.NotContains(t, tool(t, "losetup", "--all"), r.dir)
 	r.must("image", "rm", "debian", "--pool", "fast")
+	r.must("image", "rm", "web")
 
 	t.Log("killed, with an outsider who holds the volume")
 	end := hold(t, mapperPath(t, r.device("ONE")))
@@ -87,6 +97,11 @@ func TestUnitHasVolumes(t *testing.T) {
 
 	t.Log("what is not a disc's is shut")
 	group := filepath.Join("/sys/fs/cgroup", tool(t, "systemctl", "show", "--value", "--property=ControlGroup", "trayd.service"), "cgroup.procs")
+	const bind = `use Socket; socket(S, PF_INET, SOCK_STREAM, 0) or die; bind(S, sockaddr_in(0, INADDR_LOOPBACK)) or die "bind: $!"`
+	tool(t, "perl", "-e", bind)
+	out, err := exec.Command("sh", "-c", "echo $$ >"+group+" && exec perl -e '"+bind+"'").CombinedOutput()
+	assert.Error(t, err, "it can listen on the network")
+	assert.Contains(t, string(out), "bind: Operation not permitted")
 	for _, device := range []string{"/dev/kmsg", "/dev/tty0", "/dev/mem", "/dev/snapshot", "/dev/vport0p1"} {
 		if _, err := os.Stat(device); err != nil {
 			continue // not on this host

@@ -183,15 +183,37 @@ func (s *server) inspectImage(w http.ResponseWriter, r *http.Request) {
 	respond(w, report, err)
 }
 
-// getContent is the image itself, or a part of it (Range).
+// getContent is the image itself, or a part of it (Range). Its end is sent when the image's
+// volume is off again: who has all of it may go on with the image at once.
 func (s *server) getContent(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
+	var body *withheld
 	err := s.agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) error {
+		body = &withheld{ResponseWriter: w}
 		w.Header().Set("Content-Type", "application/octet-stream")
-		http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(content, 0, size))
+		http.ServeContent(body, r, "", time.Time{}, io.NewSectionReader(content, 0, size))
 		return nil
 	})
-	if err != nil {
+	switch {
+	case body != nil: // an error comes too late for this answer
+		_, _ = w.Write(body.last) // the client may have gone
+	case err != nil:
 		writeError(w, err)
 	}
+}
+
+// withheld holds back what was written last.
+type withheld struct {
+	http.ResponseWriter
+	last []byte
+}
+
+func (w *withheld) Write(b []byte) (int, error) {
+	if len(w.last) > 0 {
+		if _, err := w.ResponseWriter.Write(w.last); err != nil {
+			return 0, err
+		}
+	}
+	w.last = append(w.last[:0], b...)
+	return len(b), nil
 }

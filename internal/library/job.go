@@ -145,9 +145,13 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 			return nil, err
 		}
 		var err error
-		if e.Integrity == integrityVerity && j.pool.Type == LVM && size >= 0 {
-			if size, err = withTree(size); err != nil {
+		if e.Integrity == integrityVerity && size >= 0 {
+			whole, err := withTree(size) // what can't have a tree isn't fetched
+			if err != nil {
 				return nil, err
+			}
+			if j.pool.Type == LVM {
+				size = whole
 			}
 		}
 		f, err = j.store.open(ctx, e.unfinished(), size)
@@ -171,6 +175,11 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 	i := j.image()
 	if err := seen.verdict(&i); err != nil {
 		return err
+	}
+	if i.Integrity == integrityVerity { // its size may not have been known
+		if _, err := withTree(size); err != nil {
+			return err
+		}
 	}
 	if err := j.store.check(ctx, f, size, i.SHA256); err != nil {
 		return err

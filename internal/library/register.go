@@ -230,24 +230,31 @@ const cleanLimit = 30 * time.Second
 
 func (j *job) fetch(ctx context.Context, r *Request) error {
 	l := j.l
-	select {
-	case l.turns <- struct{}{}:
-		defer func() { <-l.turns }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := l.takeTurn(ctx); err != nil {
+		return err
 	}
+	has := true
+	defer func() {
+		if has {
+			<-l.turns
+		}
+	}()
 	x, err := l.expect(ctx, r)
 	if err != nil {
 		return err
 	}
 	if first := l.earlier(j); first != nil {
 		<-l.turns // it isn't a download as long as it waits for another
+		has = false
 		select {
 		case <-first.done:
 		case <-ctx.Done():
 		}
-		l.turns <- struct{}{}
-		if first.err == nil && ctx.Err() == nil {
+		if err := l.takeTurn(ctx); err != nil {
+			return err
+		}
+		has = true
+		if first.err == nil {
 			if done, err := j.adopt(ctx, x, first.copy()); done {
 				return err
 			}
@@ -272,6 +279,19 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 		err = j.acquire(ctx, x, j.download(r, client, limit))
 	}
 	return err
+}
+
+// takeTurn waits until one download less than may be is under way.
+func (l *Library) takeTurn(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	select {
+	case l.turns <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // earlier is a job that is fetching the same file into the same pool and began before.
@@ -357,7 +377,11 @@ func (j *job) failed(ctx context.Context, err error) {
 			f.Remedy = goesOn
 		}
 	} else {
-		if err := j.store.discard(ctx, e.unfinished()); err != nil {
+		err := j.store.discard(ctx, e.unfinished())
+		if err == nil && e.Place != "" && len(j.l.sharing(e)) == 0 { // its hash tree could not be made
+			err = j.store.remove(ctx, e.Place)
+		}
+		if err != nil {
 			j.l.log.Warn("what is left of an image can't be removed yet", "image", e.String(), "error", err)
 		}
 	}

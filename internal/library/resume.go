@@ -230,7 +230,7 @@ func (l *Library) removeContent(ctx context.Context, p Pool, e *entry) error {
 		if err := s.remove(ctx, e.Place); err != nil {
 			return err
 		}
-		if err := l.removeTree(e); err != nil { // another name of it may have had one
+		if err := l.removeTree(e); err != nil { // it may be of another name that has gone
 			return err
 		}
 		l.failPoint("image-removed")
