@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/internal/library"
+	"github.com/trayd/trayd/internal/qemutest"
 )
 
 // upload is content that comes as long as anybody reads it.
@@ -79,4 +82,25 @@ func TestCleanLater(t *testing.T) {
 	case <-time.After(patience):
 		require.FailNow(t, "it is never removed")
 	}
+}
+
+// TestRemovedBeforeIntent: an image that was removed after it was found isn't put into a
+// drive, from which nobody could put it in again.
+func TestRemovedBeforeIntent(t *testing.T) {
+	pool := t.TempDir()
+	r := newRig(t, func(o *Options) {
+		o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: pool}}
+		o.FailPoint = func(name string) {
+			if name == "intent-written" {
+				_ = os.Remove(filepath.Join(pool, "debian.iso"))
+			}
+		}
+	})
+	b, err := os.ReadFile(r.disc("DEBIAN"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(pool, "debian.iso"), b, 0o600))
+	r.machine("vm1", qemutest.IDE)
+	r.start()
+	r.refused(NoSuchMedium, Insert, "vm1", "image:debian")
+	require.Empty(t, r.drive("vm1").Medium)
 }

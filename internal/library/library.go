@@ -120,7 +120,7 @@ type Library struct {
 	mu        sync.Mutex // guards below
 	options   Options
 	client    *fetch.Client
-	busy      map[string]bool          // catalogue keys of images that somebody does something about
+	busy      map[string]bool          // catalogue keys of images that somebody does something about: to their content, or just to their entries
 	jobs      map[string]*job          // by catalogue key: what is on its way
 	contents  map[string]chan struct{} // by pool and sum: those that hold has; closed when it lets go
 	ctx       context.Context          // of Start; nil before
@@ -271,6 +271,14 @@ func checkName(name string) error {
 
 // occupy keeps others from the same image while something is done about it.
 func (l *Library) occupy(pool, name string) (done func(), err error) {
+	return l.take(pool, name, true)
+}
+
+// note is occupy for what changes the image's entry only: it can be put into drives
+// meanwhile.
+func (l *Library) note(pool, name string) (done func(), err error) { return l.take(pool, name, false) }
+
+func (l *Library) take(pool, name string, content bool) (done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := key(pool, name)
@@ -278,10 +286,10 @@ func (l *Library) occupy(pool, name string) (done func(), err error) {
 	if l.jobs[k] != nil {
 		next += ", or stop it: `trayctl image cancel " + name + "`"
 	}
-	if l.busy[k] || l.jobs[k] != nil {
+	if _, taken := l.busy[k]; taken || l.jobs[k] != nil {
 		return nil, problem(InUse, next, "image %s of pool %s is being added, removed or verified", name, pool)
 	}
-	l.busy[k] = true
+	l.busy[k] = content
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -316,7 +324,7 @@ func (l *Library) hold(ctx context.Context, pool, sha256 string) (done func(), e
 	}
 }
 
-// occupied reports whether somebody does something about an image. Its volume is active
+// occupied reports whether somebody does something about an image's content. Its volume is active
 // then without a drive's record, and goes off at the end, whoever has just begun to use it.
 func (l *Library) occupied(pool, name string) bool {
 	l.mu.Lock()

@@ -305,3 +305,30 @@ func TestReadGone(t *testing.T) {
 	require.NoError(t, err)
 	require.Error(t, r.reading(t.Context(), p, &entry{}, func(contentFile) error { return nil }))
 }
+
+// TestNotesDontDisturb: an image can be put into a drive while it is noted that another
+// drive has it.
+func TestNotesDontDisturb(t *testing.T) {
+	r := newRig(t)
+	r.upload("debian", "local", disc(t, "DEBIAN"))
+	place, err := r.Find("debian")
+	require.NoError(t, err)
+	noted := make(chan struct{})
+	go func() {
+		defer close(noted)
+		for range 100 {
+			_, _ = r.Pin("", "debian", true)
+			_, _ = r.Pin("", "debian", false)
+			r.NoteUse(place)
+		}
+	}()
+	for done := false; !done; {
+		select {
+		case <-noted:
+			done = true
+		default:
+		}
+		_, err := r.Find("debian")
+		require.NoError(t, err)
+	}
+}

@@ -243,7 +243,7 @@ func (l *Library) Pin(pool, name string, pinned bool) (Image, error) {
 	if err != nil {
 		return i, err
 	}
-	done, err := l.occupy(i.Pool, name)
+	done, err := l.note(i.Pool, name)
 	if err != nil {
 		return i, err
 	}

@@ -231,12 +231,18 @@ func (l *Library) NoteUse(p Place) {
 		if !same {
 			continue
 		}
-		_ = l.alone(pool, e.Name, func() error {
-			if now, ok := l.entry(e.Pool, e.Name); ok && now.State == wire.ImageReady {
-				now.Used = time.Now().UTC().Truncate(time.Minute)
-				return l.put(now) // the next use tries again
-			}
-			return nil
-		})
+		l.noteUse(e)
+	}
+}
+
+func (l *Library) noteUse(e *entry) {
+	done, err := l.note(e.Pool, e.Name)
+	if err != nil {
+		return // the next use tries again
+	}
+	defer done()
+	if now, ok := l.entry(e.Pool, e.Name); ok && now.State == wire.ImageReady {
+		now.Used = time.Now().UTC().Truncate(time.Minute)
+		_ = l.put(now)
 	}
 }
