@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -112,4 +113,25 @@ func TestKnownImage(t *testing.T) {
 	require.NoError(t, os.Truncate(i.Place, int64(len(disc)-2048)))
 	r.refused(Truncated, Insert, "vm", "image:known")
 	require.NoError(t, r.agent.RemoveImage(t.Context(), "", "known", Caller{Name: "test"}))
+}
+
+// TestRemovedBeforeIntent: an image that was removed after it was found isn't put into a
+// drive, from which nobody could put it in again.
+func TestRemovedBeforeIntent(t *testing.T) {
+	pool := t.TempDir()
+	r := newRig(t, func(o *Options) {
+		o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: pool}}
+		o.FailPoint = func(name string) {
+			if name == "intent-written" {
+				_ = os.Remove(filepath.Join(pool, "debian.iso"))
+			}
+		}
+	})
+	b, err := os.ReadFile(r.disc("DEBIAN"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(pool, "debian.iso"), b, 0o600))
+	r.machine("vm1", qemutest.IDE)
+	r.start()
+	r.refused(NoSuchMedium, Insert, "vm1", "image:debian")
+	require.Empty(t, r.drive("vm1").Medium)
 }

@@ -213,6 +213,9 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		return nil, err
 	}
 	if err == nil {
+		err = o.stillThere(t)
+	}
+	if err == nil {
 		o.setPhase(Changing)
 		err = o.change(ctx, s, t)
 	}
@@ -223,6 +226,26 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		d.vm.a.startUnlessStopping(func() { d.vm.a.imageUsed(place) })
 	}
 	return last, err
+}
+
+// stillThere says whether an image is where it was found. It may have been removed since;
+// from the intent on it isn't, as it has a user.
+func (o *Operation) stillThere(t *task) error {
+	if t.place == nil || t.place.Volume != nil { // an active volume isn't removed
+		return nil
+	}
+	name, ok := strings.CutPrefix(t.change.Target.Name, "image:")
+	if !ok {
+		return nil
+	}
+	now, err := o.drive.vm.a.images.Find(name)
+	switch {
+	case err != nil:
+		return o.about(imageError(t.change.Target.Name, err))
+	case now.Path != t.place.Path:
+		return o.error(ImageInUse, "try again", "image %s was added anew meanwhile", name)
+	}
+	return nil
 }
 
 // intend makes durable what is about to be done.

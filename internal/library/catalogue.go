@@ -126,10 +126,11 @@ func (l *Library) sharing(e *entry) []*entry {
 	})
 }
 
-// withContent finds an image of the pool that has a content and can be used.
-func (l *Library) withContent(pool, sha256 string) (*entry, bool) {
+// withContent finds another image of the pool that has the content of one, and can be used
+// in its place. The caller holds the content.
+func (l *Library) withContent(p Pool, sha256 string, like Image) (*entry, bool) {
 	for _, e := range l.entries() {
-		if e.Pool == pool && e.SHA256 == sha256 && sha256 != "" && e.State == wire.ImageReady {
+		if e.Pool == p.Name && e.SHA256 == sha256 && sha256 != "" && e.Name != like.Name && carries(e, like.Integrity) && l.isIn(p, e.Place) {
 			return e, true
 		}
 	}

@@ -19,11 +19,13 @@ import (
 
 // job brings one image into its pool.
 type job struct {
-	l      *Library
-	pool   Pool
-	store  store
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed at its end
+	l     *Library
+	pool  Pool
+	store store
+	// request is what was asked for, with what isn't written down; nil of an upload.
+	request *Request
+	cancel  context.CancelCauseFunc
+	done    chan struct{} // closed at its end
 	// resumed is set when bytes of an earlier attempt are part of the content.
 	resumed bool
 
@@ -39,18 +41,15 @@ var (
 	errStopping  = errors.New("trayd is stopping")
 )
 
-// newJob takes the name of an image for a job. The caller starts it, or ends it.
-func (l *Library) newJob(ctx context.Context, p Pool, e *entry) (*job, context.Context, error) {
+// newJob gives the name of an image, which the caller has (occupy), to a job. The caller
+// starts it, or ends it.
+func (l *Library) newJob(ctx context.Context, p Pool, e *entry, r *Request) (*job, context.Context) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	j := &job{l: l, pool: p, store: l.store(p), cancel: cancel, done: make(chan struct{}), entry: e}
+	j := &job{l: l, pool: p, store: l.store(p), request: r, cancel: cancel, done: make(chan struct{}), entry: e}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.busy[e.key()] || l.jobs[e.key()] != nil {
-		cancel(nil)
-		return nil, nil, problem(InUse, "wait for it to end; `trayctl image show "+e.Name+"` says how far it is", "image %s of pool %s is being added, removed or verified", e.Name, e.Pool)
-	}
 	l.jobs[e.key()] = j
-	return j, ctx, nil
+	return j, ctx
 }
 
 // end lets others have the image's name.
@@ -140,11 +139,11 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 		if err := closed(); err != nil {
 			return nil, err
 		}
-		e := j.copy()
-		if err := j.l.makeRoom(ctx, j.pool, e.Name, size); err != nil {
+		if err := j.reserve(ctx, size); err != nil {
 			return nil, err
 		}
 		var err error
+		e := j.copy()
 		if e.Integrity == integrityVerity && size >= 0 {
 			whole, err := withTree(size) // what can't have a tree isn't fetched
 			if err != nil {
@@ -171,6 +170,11 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 		return refused("", err)
 	}
 	j.l.failPoint("image-received")
+	if size > j.image().Size { // nobody has said it before
+		if err := j.reserve(ctx, size); err != nil {
+			return err
+		}
+	}
 	j.change(func(e *entry) { e.State, e.Size, e.Progress = wire.ImageVerifying, size, nil })
 	i := j.image()
 	if err := seen.verdict(&i); err != nil {
@@ -187,6 +191,7 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 	if err := inspectInto(&i, f, size); err != nil {
 		return err
 	}
+	i.RootHash = "" // of an earlier attempt
 	j.change(func(e *entry) { e.Image = i })
 	if err := closed(); err != nil {
 		return err
@@ -217,19 +222,30 @@ func inspectInto(i *Image, f io.ReaderAt, size int64) error {
 // has already. It may be repeated after a death at any point of it.
 func (j *job) place(ctx context.Context) error {
 	e := j.copy()
-	if same, ok := j.l.withContent(e.Pool, e.SHA256); ok && same.Name != e.Name && carries(same, e.Integrity) && j.l.isIn(j.pool, same.Place) {
+	done, err := j.l.hold(ctx, e.Pool, e.SHA256)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if same, ok := j.l.withContent(j.pool, e.SHA256, e.Image); ok && j.store.has(ctx, same) {
 		j.change(func(e *entry) { e.RootHash = same.RootHash })
 		if err := j.store.discard(ctx, e.unfinished()); err != nil {
 			return err
 		}
 		return j.ready(same.Place, same.Seen)
 	}
-	if err := j.save(); err != nil { // by the sum the next start finds it
+	// Wherever it ends from here on, the place is known: the next start finds it there, and
+	// a removal or a failure leaves nothing.
+	j.change(func(e *entry) { e.Place = j.store.placeOf(e.unfinished(), e.SHA256) })
+	if err := j.save(); err != nil {
 		return err
 	}
 	j.l.failPoint("image-verified")
-	if j.pool.Type == LVM { // behind the data, as long as it can be written
+	if j.pool.Type == LVM && e.Integrity == integrityVerity && !isRoot(e.RootHash) { // behind the data, as long as it can be written
 		if err := j.hashTree(ctx, ""); err != nil {
+			return err
+		}
+		if err := j.save(); err != nil { // once it is finished it isn't made again
 			return err
 		}
 	}
@@ -239,12 +255,19 @@ func (j *job) place(ctx context.Context) error {
 	}
 	j.l.failPoint("image-placed")
 	if j.pool.Type == Dir {
-		j.change(func(e *entry) { e.Place = place }) // what an undo removes
 		if err := j.hashTree(ctx, place); err != nil {
 			return err
 		}
 	}
 	return j.ready(place, seenAt(j.pool, place))
+}
+
+// unplace removes a content that has got its place, unless it has another name.
+func (j *job) unplace(ctx context.Context) error {
+	if e := j.copy(); e.Place != "" {
+		return j.l.letGo(ctx, j.pool, e)
+	}
+	return nil
 }
 
 // ready makes the image one that can be used.
@@ -350,11 +373,11 @@ func (j *job) stream(content io.Reader, size, limit int64) source {
 		from, clones := content.(*os.File)
 		if clones = clones && j.l.CanClone(j.pool.Name, from); clones {
 			room = 0 // on the disk; of the quota it needs as much as a copy
-			if err := j.l.makeRoom(ctx, j.pool, j.copy().Name, size); err != nil {
-				return 0, err
-			}
 		}
 		f, err := open(room)
+		if err == nil && clones {
+			err = j.reserve(ctx, size)
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -375,6 +398,8 @@ func (j *job) stream(content io.Reader, size, limit int64) source {
 		name := j.copy().Name
 		var broken *ingest.Error
 		switch {
+		case err != nil && errors.Is(context.Cause(ctx), errCancelled):
+			return n, problem(Cancelled, "", "it was cancelled after %d bytes", n)
 		case errors.Is(err, ingest.ErrTooLarge) && size >= 0:
 			return n, problem(Invalid, "is the file still being written?", "image %s has more than the %d bytes that were announced", name, size)
 		case errors.Is(err, ingest.ErrTooLarge):

@@ -115,15 +115,17 @@ type Library struct {
 	// failPoint is called by name at each point at which the death of trayd is tested.
 	failPoint func(string)
 	turns     chan struct{} // holds a token for each download under way
+	room      sync.Mutex    // held while room is made: two images don't count on the same bytes
 
 	mu        sync.Mutex // guards below
 	options   Options
 	client    *fetch.Client
-	busy      map[string]bool         // catalogue keys of images that somebody does something about
-	jobs      map[string]*job         // by catalogue key: what is on its way
-	ctx       context.Context         // of Start; nil before
-	announced map[string]announcement // uploads that have not begun, by catalogue key
-	work      sync.WaitGroup          // of jobs
+	busy      map[string]bool          // catalogue keys of images that somebody does something about: to their content, or just to their entries
+	jobs      map[string]*job          // by catalogue key: what is on its way
+	contents  map[string]chan struct{} // by pool and sum: those that hold has; closed when it lets go
+	ctx       context.Context          // of Start; nil before
+	announced map[string]announcement  // uploads that have not begun, by catalogue key
+	work      sync.WaitGroup           // of jobs
 	told      func(Event)
 }
 
@@ -135,7 +137,7 @@ const maxDownloads = 4
 func New(journal *state.Journal, storage Storage, users Users, o Options, log *slog.Logger, failPoint func(string)) (*Library, error) {
 	l := &Library{
 		journal: journal, storage: storage, users: users, log: log, failPoint: failPoint,
-		turns: make(chan struct{}, maxDownloads), busy: make(map[string]bool), jobs: make(map[string]*job), announced: make(map[string]announcement),
+		turns: make(chan struct{}, maxDownloads), busy: make(map[string]bool), jobs: make(map[string]*job), contents: make(map[string]chan struct{}), announced: make(map[string]announcement),
 	}
 	if failPoint == nil {
 		l.failPoint = func(string) {}
@@ -269,6 +271,14 @@ func checkName(name string) error {
 
 // occupy keeps others from the same image while something is done about it.
 func (l *Library) occupy(pool, name string) (done func(), err error) {
+	return l.take(pool, name, true)
+}
+
+// note is occupy for what changes the image's entry only: it can be put into drives
+// meanwhile.
+func (l *Library) note(pool, name string) (done func(), err error) { return l.take(pool, name, false) }
+
+func (l *Library) take(pool, name string, content bool) (done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := key(pool, name)
@@ -276,10 +286,10 @@ func (l *Library) occupy(pool, name string) (done func(), err error) {
 	if l.jobs[k] != nil {
 		next += ", or stop it: `trayctl image cancel " + name + "`"
 	}
-	if l.busy[k] || l.jobs[k] != nil {
+	if _, taken := l.busy[k]; taken || l.jobs[k] != nil {
 		return nil, problem(InUse, next, "image %s of pool %s is being added, removed or verified", name, pool)
 	}
-	l.busy[k] = true
+	l.busy[k] = content
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -287,7 +297,34 @@ func (l *Library) occupy(pool, name string) (done func(), err error) {
 	}, nil
 }
 
-// occupied reports whether somebody does something about an image. Its volume is active
+// hold keeps others from giving a content another name and from taking away its last one.
+// It waits for them. Whoever has it may have an image's name, and takes none.
+func (l *Library) hold(ctx context.Context, pool, sha256 string) (done func(), err error) {
+	k := pool + "/" + sha256
+	for {
+		l.mu.Lock()
+		other := l.contents[k]
+		if other == nil {
+			mine := make(chan struct{})
+			l.contents[k] = mine
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				delete(l.contents, k)
+				l.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// occupied reports whether somebody does something about an image's content. Its volume is active
 // then without a drive's record, and goes off at the end, whoever has just begun to use it.
 func (l *Library) occupied(pool, name string) bool {
 	l.mu.Lock()

@@ -24,6 +24,7 @@ import (
 // volumes is a volume group of files, for what a real one doesn't do on demand. The
 // edge tests of integration have the real one.
 type volumes struct {
+	mu         sync.Mutex // guards the maps
 	dir        string
 	incomplete map[string]bool
 	active     map[string]bool
@@ -31,6 +32,9 @@ type volumes struct {
 	fail       map[string]error // by the method's name
 	scans      int              // that hold a volume open when it is to be released
 	finishing  func()           // what others do meanwhile
+	removing   func(lv string)
+	// releaseFails is why a volume can't be turned off.
+	releaseFails error
 }
 
 func newVolumes(t *testing.T) *volumes {
@@ -41,6 +45,8 @@ func (v *volumes) CreateLV(_ context.Context, _, lv string, size int64) error {
 	if v.fail["create"] != nil {
 		return v.fail["create"]
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.incomplete[lv], v.active[lv] = true, true
 	const extent = 4 << 20
 	v.size[lv] = (size + extent - 1) / extent * extent
@@ -48,6 +54,8 @@ func (v *volumes) CreateLV(_ context.Context, _, lv string, size int64) error {
 }
 
 func (v *volumes) OpenForWriting(_ context.Context, _, lv string) (*os.File, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.active[lv] = true
 	return os.OpenFile(filepath.Join(v.dir, lv), os.O_RDWR, 0)
 }
@@ -59,18 +67,27 @@ func (v *volumes) FinishLV(_ context.Context, _, lv string) error {
 	if v.finishing != nil {
 		v.finishing()
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	delete(v.incomplete, lv)
 	return nil
 }
 
 func (v *volumes) RemoveLV(_ context.Context, _, lv string) error {
+	if v.removing != nil {
+		v.removing(lv)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	delete(v.incomplete, lv)
 	delete(v.active, lv)
-	return os.Remove(filepath.Join(v.dir, lv))
+	return absentIsFine(os.Remove(filepath.Join(v.dir, lv)))
 }
 
 func (v *volumes) ListLVs(context.Context, string) ([]volume.LVInfo, error) {
 	files, err := os.ReadDir(v.dir)
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var all []volume.LVInfo
 	for _, f := range files {
 		all = append(all, volume.LVInfo{Name: f.Name(), Size: v.size[f.Name()], Active: v.active[f.Name()], Incomplete: v.incomplete[f.Name()]})
@@ -95,6 +112,8 @@ func (r released) lv() string {
 }
 
 func (r released) Activate(context.Context) (bool, error) {
+	r.v.mu.Lock()
+	defer r.v.mu.Unlock()
 	made := !r.v.active[r.lv()]
 	r.v.active[r.lv()] = true
 	return made, nil
@@ -105,14 +124,21 @@ func (r released) Open(context.Context, string) (*os.File, error) {
 }
 
 func (r released) State(context.Context) (volume.State, error) {
+	r.v.mu.Lock()
+	defer r.v.mu.Unlock()
 	return volume.State{Active: r.v.active[r.lv()]}, nil
 }
 
 func (r released) Release(context.Context) error {
+	if r.v.releaseFails != nil {
+		return r.v.releaseFails
+	}
 	if r.v.scans > 0 { // udev has it open for a moment
 		r.v.scans--
 		return &volume.BusyError{Ref: r.ref}
 	}
+	r.v.mu.Lock()
+	defer r.v.mu.Unlock()
 	delete(r.v.active, r.lv())
 	return nil
 }

@@ -1,6 +1,7 @@
 package library
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,19 +36,22 @@ func (l *Library) Register(r Request) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	// Asked for again while it is on its way: the same download.
-	if i, ok := l.shownIn(p, r.Name); ok && i.Source == e.Source && l.underWay(i) {
-		return i, nil
+	done, err := l.occupy(p.Name, r.Name)
+	if err != nil {
+		if i, ok := l.sameUnderWay(p, &r); ok {
+			return i, nil
+		}
+		return Image{}, err
 	}
+	defer done()
 	if old, ok := l.entry(p.Name, r.Name); ok {
 		switch {
-		case old.State != wire.ImageReady && old.State != wire.ImageFailed:
-		case old.State == wire.ImageReady && old.Source == e.Source && asWanted(old, &r):
+		case old.State == wire.ImageReady && old.Source == e.Source && asWanted(old, &r, e.Integrity):
 			return l.shown(old), nil
-		case old.State == wire.ImageReady:
+		case old.Place != "": // ready or damaged: it has a content
 			return Image{}, exists(p, r.Name)
-		case old.Source == e.Source:
-			e.Fetched = old.Fetched // it goes on where it was
+		case old.Source == e.Source: // it goes on where it was
+			e.Fetched, e.Unfinished = old.Fetched, old.Unfinished
 		}
 	}
 	if r.Checksum != "" { // the rest needs the network
@@ -68,6 +72,27 @@ func strengthOf(r *Request) verify.Strength {
 	return verify.Strong
 }
 
+// sameUnderWay is the image of a download that is under way, if that is the one that is
+// asked for again.
+func (l *Library) sameUnderWay(p Pool, r *Request) (Image, bool) {
+	l.mu.Lock()
+	j := l.jobs[key(p.Name, r.Name)]
+	l.mu.Unlock()
+	if j == nil || !sameFile(j.request, r) {
+		return Image{}, false
+	}
+	was := j.request
+	same := was.Checksum == r.Checksum && was.Sums == r.Sums && was.Signature == r.Signature && was.SignatureOf == r.SignatureOf &&
+		bytes.Equal(was.SignatureData, r.SignatureData) && was.Integrity == r.Integrity
+	return j.image(), same
+}
+
+// sameFile reports whether two requests are of the same URL, with its query. A request of
+// an upload is nil.
+func sameFile(a, b *Request) bool {
+	return a != nil && b != nil && len(a.URLs) > 0 && len(b.URLs) > 0 && a.URLs[0] == b.URLs[0]
+}
+
 // underWay reports whether a job has the image.
 func (l *Library) underWay(i Image) bool {
 	l.mu.Lock()
@@ -76,17 +101,21 @@ func (l *Library) underWay(i Image) bool {
 }
 
 // asWanted reports whether what a request wants is what there is, as far as that can be
-// told without reading it.
-func asWanted(e *entry, r *Request) bool {
-	if r.Checksum == "" {
-		return true
+// told without reading it. Where the query of its URL isn't written down only a checksum
+// tells.
+func asWanted(e *entry, r *Request, integrity string) bool {
+	switch {
+	case e.Integrity != integrity, (r.Signature != "" || r.SignatureData != nil) && e.Signer == "":
+		return false
+	case r.Checksum == "":
+		return !strings.HasSuffix(redacted(r.URLs[0]), withoutQuery)
 	}
 	c, err := verify.ParseChecksum(r.Checksum, verify.AllowWeak)
 	switch {
 	case err != nil:
 		return false
 	case c.File != "":
-		return e.Asked == redactedSum(r.Checksum)
+		return e.Asked == r.Checksum && !strings.HasSuffix(redacted(r.URLs[0]), withoutQuery)
 	}
 	return c.String() == e.Checksum || c.Algorithm == verify.SHA256 && c.Hex == e.SHA256
 }
@@ -122,7 +151,7 @@ func (l *Library) fresh(r *Request, source string) (Pool, *entry, error) {
 	return p, e, nil
 }
 
-// begin makes a registration durable and starts its download.
+// begin makes a registration durable and starts its download. The caller has the name.
 func (l *Library) begin(p Pool, e *entry, r *Request) (Image, error) {
 	ctx, err := l.enter()
 	if err != nil {
@@ -134,10 +163,7 @@ func (l *Library) begin(p Pool, e *entry, r *Request) (Image, error) {
 			l.work.Done()
 		}
 	}()
-	j, ctx, err := l.newJob(ctx, p, e)
-	if err != nil {
-		return Image{}, err
-	}
+	j, ctx := l.newJob(ctx, p, e, r)
 	kept := *r
 	kept.URLs = nil
 	for _, u := range r.URLs {
@@ -249,22 +275,21 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 		select {
 		case <-first.done:
 		case <-ctx.Done():
+			return ctx.Err()
 		}
 		if err := l.takeTurn(ctx); err != nil {
 			return err
 		}
 		has = true
 		if first.err == nil {
-			if done, err := j.adopt(ctx, x, first.copy()); done {
+			if done, err := j.adopt(ctx, x, first.copy().SHA256); done {
 				return err
 			}
 		}
 	}
 	if x.sum.Algorithm == verify.SHA256 {
-		if same, ok := l.withContent(j.pool.Name, x.sum.Hex); ok {
-			if done, err := j.adopt(ctx, x, same); done {
-				return err
-			}
+		if done, err := j.adopt(ctx, x, x.sum.Hex); done {
+			return err
 		}
 	}
 	_, client := l.configured()
@@ -302,7 +327,7 @@ func (l *Library) earlier(j *job) *job {
 	mine := j.copy()
 	for _, other := range l.jobs {
 		e := other.copy()
-		if other != j && e.Pool == mine.Pool && e.Source == mine.Source && e.Source != uploaded && e.Added.Before(mine.Added) {
+		if other != j && e.Pool == mine.Pool && sameFile(other.request, j.request) && e.Added.Before(mine.Added) {
 			if first == nil || e.Added.Before(first.copy().Added) {
 				first = other
 			}
@@ -314,20 +339,28 @@ func (l *Library) earlier(j *job) *job {
 // adopt makes the image another name of a content that the pool has, once that was
 // compared with what is expected of this one. It is not done where the content has gone,
 // or is on a volume that would have to be activated to be read.
-func (j *job) adopt(ctx context.Context, x *expectation, same *entry) (done bool, err error) {
+func (j *job) adopt(ctx context.Context, x *expectation, sha256 string) (done bool, err error) {
 	i := j.image()
-	if !carries(same, i.Integrity) || !j.l.isIn(j.pool, same.Place) {
+	letGo, err := j.l.hold(ctx, i.Pool, sha256)
+	if err != nil {
+		return true, err
+	}
+	defer letGo()
+	same, ok := j.l.withContent(j.pool, sha256, i)
+	if !ok {
 		return false, nil
 	}
+	unchanged := j.store.has(ctx, same)
 	bySum := x.sum.Hex == "" || x.sum.Algorithm == verify.SHA256 && x.sum.Hex == same.SHA256
 	switch {
-	case bySum && x.signature == nil:
+	case unchanged && bySum && x.signature == nil:
 		i.Signer = x.signer
 		if x.sum.Hex != "" {
 			i.Checksum = x.sum.String()
 		}
 	case j.pool.Type == Dir:
 		j.change(func(e *entry) { e.State = wire.ImageVerifying })
+		gone := false
 		err := j.l.reading(ctx, j.pool, same, func(f contentFile) error {
 			w, onto, err := x.witness()
 			if err != nil {
@@ -336,8 +369,16 @@ func (j *job) adopt(ctx context.Context, x *expectation, same *entry) (done bool
 			if err := ingest.HashFile(ctx, f, same.Size, onto...); err != nil {
 				return problem(Failed, "see the disk that holds it", "it can't be read: %w", err)
 			}
+			if gone = w.content.hex() != same.SHA256; gone {
+				return nil
+			}
 			return w.verdict(&i)
 		})
+		var known *Error
+		if gone = gone || errors.As(err, &known) && known.Code == Changed; gone && ctx.Err() == nil {
+			j.change(func(e *entry) { e.State = wire.ImageAllocated })
+			return false, nil
+		}
 		if err != nil {
 			return true, err
 		}
@@ -346,10 +387,10 @@ func (j *job) adopt(ctx context.Context, x *expectation, same *entry) (done bool
 	}
 	i.SHA256, i.Size, i.Format, i.VolumeID, i.Boot = same.SHA256, same.Size, same.Format, same.VolumeID, same.Boot
 	i.RootHash = same.RootHash
-	j.change(func(e *entry) { e.Image = i })
-	if _, still := j.l.withContent(same.Pool, same.SHA256); !still {
-		return false, nil // removed meanwhile
+	if err := j.store.discard(ctx, j.copy().unfinished()); err != nil { // of an earlier attempt
+		return true, err
 	}
+	j.change(func(e *entry) { e.Image = i })
 	return true, j.ready(same.Place, same.Seen)
 }
 
@@ -377,11 +418,7 @@ func (j *job) failed(ctx context.Context, err error) {
 			f.Remedy = goesOn
 		}
 	} else {
-		err := j.store.discard(ctx, e.unfinished())
-		if err == nil && e.Place != "" && len(j.l.sharing(e)) == 0 { // its hash tree could not be made
-			err = j.store.remove(ctx, e.Place)
-		}
-		if err != nil {
+		if err := errors.Join(j.store.discard(ctx, e.unfinished()), j.unplace(ctx)); err != nil {
 			j.l.log.Warn("what is left of an image can't be removed yet", "image", e.String(), "error", err)
 		}
 	}
@@ -429,22 +466,30 @@ func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size
 	case o.MaxSize > 0 && size > o.MaxSize:
 		return Image{}, problem(Invalid, "raise max_size in [library] if it is meant to be so large", "image %s has %d bytes, and at most %d are taken", r.Name, size, o.MaxSize)
 	}
-	if old, ok := l.entry(p.Name, r.Name); ok && old.State == wire.ImageReady {
-		return Image{}, exists(p, r.Name)
-	}
-	j, ctx, err := l.newJob(ctx, p, e)
+	done, err := l.occupy(p.Name, r.Name)
 	if err != nil {
 		return Image{}, err
 	}
-	_, replaces := l.entry(p.Name, r.Name) // one that has failed
+	defer done()
+	old, ok := l.entry(p.Name, r.Name) // one that has failed
+	switch {
+	case !ok:
+		old = nil
+	case old.Place != "":
+		return Image{}, exists(p, r.Name)
+	}
+	j, ctx := l.newJob(ctx, p, e, nil)
 	var x *expectation
-	if x, err = l.expect(ctx, &r); err == nil {
+	if x, err = l.expect(ctx, &r); err == nil && old != nil {
+		err = l.forgetKept(ctx, p, old)
+	}
+	if err == nil {
 		err = j.acquire(ctx, x, j.stream(content, size, l.limit(p, e.Name, size)))
 	}
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 		defer cancel()
-		err = errors.Join(err, j.undo(clean, replaces))
+		err = errors.Join(err, j.undo(clean, old))
 		if len(joined(err)) == 1 {
 			err = joined(err)[0]
 		}
@@ -473,15 +518,29 @@ func joined(err error) []error {
 	return []error{err}
 }
 
-// undo removes all of an image that could not be brought in.
-func (j *job) undo(ctx context.Context, replaces bool) error {
-	e := j.copy()
-	err := j.store.discard(ctx, e.unfinished())
-	if e.SHA256 != "" && len(j.l.sharing(e)) == 0 && e.Place != "" {
-		err = errors.Join(err, j.store.remove(ctx, e.Place))
+// forgetKept lets go what a failed download has kept: other bytes are about to take its
+// place, and no retry may go on behind them.
+func (l *Library) forgetKept(ctx context.Context, p Pool, e *entry) error {
+	e.Fetched = fetch.State{}
+	if e.Failure != nil {
+		failure := *e.Failure
+		failure.Kept, failure.Remedy = 0, "try again: `trayctl image retry "+e.Name+"`"
+		e.Failure = &failure
 	}
-	if _, there := j.l.entry(e.Pool, e.Name); there && !replaces {
+	return errors.Join(l.put(e), l.store(p).discard(ctx, e.unfinished()))
+}
+
+// undo removes all of an image that could not be brought in. old is what its name was
+// before; nil: nothing.
+func (j *job) undo(ctx context.Context, old *entry) error {
+	e := j.copy()
+	err := errors.Join(j.store.discard(ctx, e.unfinished()), j.unplace(ctx))
+	now, there := j.l.entry(e.Pool, e.Name)
+	switch {
+	case there && old == nil:
 		err = errors.Join(err, j.l.drop(e))
+	case old != nil && now.State != old.State:
+		err = errors.Join(err, j.l.put(old))
 	}
 	return err
 }
@@ -500,7 +559,14 @@ func (l *Library) Cancel(pool, name string) (Image, error) {
 	}
 	j.cancel(errCancelled)
 	<-j.done
-	return l.Image(i.Pool, i.Name)
+	e, ok := l.entry(i.Pool, i.Name)
+	switch {
+	case !ok: // of an upload nothing is left
+		return i, nil
+	case e.State == wire.ImageReady:
+		return e.Image, problem(NotReady, "`trayctl image rm "+name+"` removes it", "image %s can't be cancelled: it was ready before", name)
+	}
+	return l.shown(e), nil
 }
 
 // Retry begins a failed download again, where it was if that can be.
@@ -509,14 +575,20 @@ func (l *Library) Retry(pool, name string) (Image, error) {
 	if err != nil {
 		return i, err
 	}
-	e, ok := l.entry(i.Pool, i.Name)
 	p, err := l.pool(i.Pool)
 	if err != nil {
 		return i, err
 	}
-	switch {
-	case l.underWay(i):
+	if l.underWay(i) {
 		return i, nil
+	}
+	done, err := l.occupy(p.Name, i.Name)
+	if err != nil {
+		return i, err
+	}
+	defer done()
+	e, ok := l.entry(i.Pool, i.Name)
+	switch {
 	case !ok || e.State != wire.ImageFailed:
 		return i, problem(NotReady, "see `trayctl image show "+name+"`", "image %s has not failed: it is %s", name, i.State)
 	case e.Request == nil || len(e.Request.URLs) == 0:
@@ -531,15 +603,23 @@ func (l *Library) Retry(pool, name string) (Image, error) {
 		if by := l.usersOf(e); len(by) > 0 {
 			return i, problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, p.Name, strings.Join(by, ", "))
 		}
-		if len(l.sharing(e)) == 0 {
-			if err := l.alone(p, name, func() error { return l.store(p).remove(l.context(), e.Place) }); err != nil {
-				return i, err
-			}
+		if err := l.letGo(l.context(), p, e); err != nil {
+			return i, err
 		}
 	}
 	again := *e
 	again.State, again.Failure, again.SHA256, again.Place = wire.ImageAllocated, nil, "", ""
 	return l.begin(p, &again, e.Request)
+}
+
+// letGo removes the content of an image that stays, unless it has another name.
+func (l *Library) letGo(ctx context.Context, p Pool, e *entry) error {
+	done, err := l.hold(ctx, e.Pool, e.SHA256)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return l.removeUnshared(ctx, p, e)
 }
 
 // Wait returns an image once nothing of it is under way, or ctx ends.
@@ -591,7 +671,7 @@ func (l *Library) Announce(r Request) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	if old, ok := l.entry(p.Name, r.Name); ok && old.State == wire.ImageReady {
+	if old, ok := l.entry(p.Name, r.Name); ok && old.Place != "" {
 		return Image{}, exists(p, r.Name)
 	}
 	if _, err := l.expect(l.context(), &r); err != nil {

@@ -45,7 +45,7 @@ func (l *Library) resumePool(ctx context.Context, p Pool) error {
 	var errs []error
 	for _, e := range l.entries() {
 		if e.Pool == p.Name && l.strayed(p, e) == nil {
-			errs = append(errs, l.resume(ctx, p, e))
+			errs = append(errs, l.resume(ctx, p, e.Name))
 		}
 	}
 	for _, name := range left {
@@ -106,33 +106,29 @@ func (l *Library) unfinished(ctx context.Context, p Pool) ([]string, error) {
 }
 
 // resume goes on with one image.
-func (l *Library) resume(ctx context.Context, p Pool, e *entry) error {
-	switch e.State {
-	case wire.ImageVerifying:
-		return l.alone(p, e.Name, func() error { return l.resumePlace(ctx, p, e) })
-	case wire.ImageRemoving:
-		return l.alone(p, e.Name, func() error { return l.removeContent(ctx, p, e) })
-	case wire.ImageAllocated, wire.ImageDownloading:
-		if l.occupied(p.Name, e.Name) {
-			return nil
-		}
+func (l *Library) resume(ctx context.Context, p Pool, name string) error {
+	return l.alone(p, name, func() error {
+		e, ok := l.entry(p.Name, name)
 		switch {
+		case !ok || e.State == wire.ImageReady || e.State == wire.ImageFailed:
+			return nil
+		case e.State == wire.ImageVerifying:
+			return l.resumePlace(ctx, p, e)
+		case e.State == wire.ImageRemoving:
+			return l.remove(ctx, p, e)
 		case e.Request == nil || len(e.Request.URLs) == 0:
-			return l.alone(p, e.Name, func() error { return errors.Join(l.store(p).discard(ctx, e.unfinished()), l.drop(e)) })
+			return errors.Join(l.store(p).discard(ctx, e.unfinished()), l.drop(e))
 		case incomplete(e.Request):
-			return l.alone(p, e.Name, func() error {
-				e.State = wire.ImageFailed
-				e.Failure = &wire.ImageFailure{
-					Code: Interrupted, Cause: "trayd was started anew, and the query of its URL is not written down",
-					Remedy: "`trayctl image add " + e.Name + " URL` with the whole URL goes on where it was", At: e.Added, Kept: e.Fetched.Bytes,
-				}
-				return l.put(e)
-			})
+			e.State = wire.ImageFailed
+			e.Failure = &wire.ImageFailure{
+				Code: Interrupted, Cause: "trayd was started anew, and the query of its URL is not written down",
+				Remedy: "`trayctl image add " + e.Name + " URL` with the whole URL goes on where it was", At: e.Added, Kept: e.Fetched.Bytes,
+			}
+			return l.put(e)
 		}
 		_, err := l.begin(p, e, e.Request)
 		return err
-	}
-	return nil
+	})
 }
 
 // resumePlace gives a content its place that was whole when trayd died.
@@ -203,6 +199,11 @@ func (l *Library) remove(ctx context.Context, p Pool, e *entry) error {
 			return l.drop(e)
 		}
 	}
+	done, err := l.hold(ctx, e.Pool, e.SHA256)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if len(l.sharing(e)) > 0 {
 		return l.drop(e)
 	}
@@ -212,30 +213,28 @@ func (l *Library) remove(ctx context.Context, p Pool, e *entry) error {
 		return err
 	}
 	l.failPoint("image-removing")
-	err := l.removeContent(ctx, p, e)
-	if err != nil { // it stays as it was
+	if err := l.removeUnshared(ctx, p, e); err != nil { // it stays as it was
 		e.State = before
 		err = errors.Join(err, l.put(e))
 		if all := joined(err); len(all) == 1 {
 			err = all[0]
 		}
+		return err
 	}
-	return err
+	l.failPoint("image-removed")
+	return l.drop(e)
 }
 
-// removeContent ends a removal.
-func (l *Library) removeContent(ctx context.Context, p Pool, e *entry) error {
-	if len(l.sharing(e)) == 0 {
-		s := l.store(p)
-		if err := s.remove(ctx, e.Place); err != nil {
-			return err
-		}
-		if err := l.removeTree(e); err != nil { // it may be of another name that has gone
-			return err
-		}
-		l.failPoint("image-removed")
+// removeUnshared removes the content of an image, unless it has another name. The caller
+// holds the content.
+func (l *Library) removeUnshared(ctx context.Context, p Pool, e *entry) error {
+	if len(l.sharing(e)) > 0 {
+		return nil
 	}
-	return l.drop(e)
+	if err := l.store(p).remove(ctx, e.Place); err != nil {
+		return err
+	}
+	return l.removeTree(e) // another name of it may have had one
 }
 
 // Pin keeps an image from being removed to make room, or lets it be.
@@ -244,7 +243,7 @@ func (l *Library) Pin(pool, name string, pinned bool) (Image, error) {
 	if err != nil {
 		return i, err
 	}
-	done, err := l.occupy(i.Pool, name)
+	done, err := l.note(i.Pool, name)
 	if err != nil {
 		return i, err
 	}

@@ -83,6 +83,17 @@ func (l *Library) limit(p Pool, name string, size int64) int64 {
 	return limit
 }
 
+// reserve makes room for the job's image of size bytes, which counts from then on.
+func (j *job) reserve(ctx context.Context, size int64) error {
+	j.l.room.Lock()
+	defer j.l.room.Unlock()
+	if err := j.l.makeRoom(ctx, j.pool, j.image().Name, size); err != nil {
+		return err
+	}
+	j.change(func(e *entry) { e.Size = max(size, 0) })
+	return nil
+}
+
 // makeRoom makes room for an image of size bytes in a pool with a quota: what was used
 // least recently goes, never what is pinned, in a drive, or under way.
 func (l *Library) makeRoom(ctx context.Context, p Pool, name string, size int64) error {
@@ -116,20 +127,29 @@ func (l *Library) makeRoom(ctx context.Context, p Pool, name string, size int64)
 
 // evict removes an image that still is of no use to anybody.
 func (l *Library) evict(ctx context.Context, p Pool, e *entry) error {
-	done, err := l.occupy(p.Name, e.Name)
-	if err != nil {
-		return nil
-	}
-	defer done()
-	e, ok := l.entry(p.Name, e.Name)
-	if !ok || e.Pinned || len(l.usersOf(e)) > 0 || l.strayed(p, e) != nil {
-		return nil
-	}
-	err = l.remove(ctx, p, e)
-	if err == nil {
+	removed, err := l.removeIf(ctx, p, e.Name, func(now *entry) bool { return now.State == wire.ImageReady && !now.Pinned })
+	if removed {
 		l.log.Info("image removed to make room", "image", e.String(), "bytes", e.Size, "last_used", e.Used)
 	}
 	return err
+}
+
+// removeIf removes an image that nobody uses or does anything about, if it is of no use now
+// that the name is ours.
+func (l *Library) removeIf(ctx context.Context, p Pool, name string, useless func(*entry) bool) (removed bool, err error) {
+	err = l.alone(p, name, func() error {
+		e, ok := l.entry(p.Name, name)
+		if !ok || !useless(e) || len(l.usersOf(e)) > 0 {
+			return nil
+		}
+		if err := l.strayed(p, e); err != nil {
+			return err
+		}
+		err := l.remove(ctx, p, e)
+		removed = err == nil
+		return err
+	})
+	return removed, err
 }
 
 // Collect removes what is of no use: what failed downloads have kept, staged copies whose
@@ -142,26 +162,35 @@ func (l *Library) Collect(ctx context.Context, unused time.Duration, dry bool) (
 			return nil, err
 		}
 	}
-	add := func(e *entry, why string, bytes int64) {
+	add := func(e *entry, why string, bytes int64, still func(*entry) bool) {
 		r := wire.ImageRemoval{What: e.String(), Why: why, Bytes: bytes}
 		if !dry {
-			if err := l.Remove(ctx, e.Pool, e.Name); err != nil {
+			p, err := l.pool(e.Pool)
+			removed := false
+			if err == nil {
+				removed, err = l.removeIf(ctx, p, e.Name, still)
+			}
+			switch {
+			case err != nil:
 				r.Error = err.Error()
+			case !removed:
+				return // it is of use by now
 			}
 		}
 		all = append(all, r)
 	}
+	failed := func(e *entry) bool { return e.State == wire.ImageFailed && e.Place == "" }
 	for _, e := range l.entries() {
-		if e.State == wire.ImageFailed && e.Place == "" && !l.occupied(e.Pool, e.Name) {
+		if failed(e) && !l.occupied(e.Pool, e.Name) {
 			kept := int64(0)
 			if e.Failure != nil {
 				kept = e.Failure.Kept
 			}
-			add(e, "it has failed", kept)
+			add(e, "it has failed", kept, failed)
 		}
 		if e.Origin != nil {
 			if p, err := l.pool(e.Origin.Pool); err != nil || p.Stage != e.Pool {
-				add(e, "its pool "+e.Origin.Pool+" is not staged any more", e.Size)
+				add(e, "its pool "+e.Origin.Pool+" is not staged any more", e.Size, func(now *entry) bool { return now.Origin != nil && *now.Origin == *e.Origin })
 			}
 		}
 	}
@@ -179,7 +208,8 @@ func (l *Library) Collect(ctx context.Context, unused time.Duration, dry bool) (
 				if n > 0 {
 					bytes = 0
 				}
-				add(e, "no drive has had it since "+g.last.Local().Format("2006-01-02 15:04"), bytes)
+				add(e, "no drive has had it since "+g.last.Local().Format("2006-01-02 15:04"), bytes,
+					func(now *entry) bool { return now.State == wire.ImageReady && !now.Pinned && now.Used.Equal(e.Used) })
 			}
 		}
 	}
@@ -201,12 +231,18 @@ func (l *Library) NoteUse(p Place) {
 		if !same {
 			continue
 		}
-		_ = l.alone(pool, e.Name, func() error {
-			if now, ok := l.entry(e.Pool, e.Name); ok && now.State == wire.ImageReady {
-				now.Used = time.Now().UTC().Truncate(time.Minute)
-				return l.put(now) // the next use tries again
-			}
-			return nil
-		})
+		l.noteUse(e)
+	}
+}
+
+func (l *Library) noteUse(e *entry) {
+	done, err := l.note(e.Pool, e.Name)
+	if err != nil {
+		return // the next use tries again
+	}
+	defer done()
+	if now, ok := l.entry(e.Pool, e.Name); ok && now.State == wire.ImageReady {
+		now.Used = time.Now().UTC().Truncate(time.Minute)
+		_ = l.put(now)
 	}
 }

@@ -20,8 +20,11 @@ type contentFile = *os.File
 // reading opens the content of an image for f. A volume is active meanwhile; the caller
 // has the image's name, so that nobody else turns it on or off.
 func (l *Library) reading(ctx context.Context, p Pool, e *entry, f func(contentFile) error) (err error) {
-	if !l.isIn(p, e.Place) {
-		return l.strayed(p, e)
+	if e.Place == "" {
+		return problem(NoSuchImage, "`trayctl image ls` shows those that there are", "image %s of pool %s is no more", e.Name, p.Name)
+	}
+	if err := l.strayed(p, e); err != nil {
+		return err
 	}
 	if p.Type == Dir {
 		file, err := os.Open(e.Place)
@@ -75,19 +78,27 @@ func (l *Library) Read(ctx context.Context, pool, name string, f func(content io
 	if err != nil {
 		return err
 	}
-	e, _ := l.entry(i.Pool, name)
+	e, ok := l.entry(i.Pool, name)
+	if !ok {
+		e.Name = name
+	}
 	if p.Type == LVM && len(l.usersOf(e)) == 0 {
 		done, err := l.occupy(p.Name, name)
 		if err != nil {
 			return err
 		}
 		defer done()
+		if now, ok := l.entry(p.Name, name); ok {
+			e = now
+		} else {
+			e.Place = ""
+		}
 	}
 	return l.reading(ctx, p, e, func(file contentFile) error { return f(file, e.Size) })
 }
 
 // Verify reads an image again, and compares it with what was added. One that is another
-// now can't be put into a drive any more.
+// now can't be put into a drive any more, whatever it is called.
 func (l *Library) Verify(ctx context.Context, pool, name string) (Image, error) {
 	i, err := l.Image(pool, name)
 	if err != nil {
@@ -97,14 +108,32 @@ func (l *Library) Verify(ctx context.Context, pool, name string) (Image, error) 
 	if err != nil {
 		return i, err
 	}
+	e, cause, err := l.reread(ctx, p, name)
+	switch {
+	case err != nil:
+		return i, err
+	case cause == "":
+		return e.Image, nil
+	}
+	for _, other := range l.sharing(e) {
+		if err := l.noteRot(ctx, p, other, cause); err != nil {
+			return e.Image, err
+		}
+	}
+	return e.Image, problem(Changed, e.Failure.Remedy, "image %s of pool %s is damaged: %s", name, p.Name, cause)
+}
+
+// reread reads an image again, and writes down what it is now; cause is how it differs
+// from what was added.
+func (l *Library) reread(ctx context.Context, p Pool, name string) (e *entry, cause string, err error) {
 	done, err := l.occupy(p.Name, name)
 	if err != nil {
-		return i, err
+		return nil, "", err
 	}
 	defer done()
 	e, ok := l.entry(p.Name, name)
 	if !ok || e.State != wire.ImageReady && !rotten(e) {
-		return i, problem(NotReady, "see `trayctl image show "+name+"`", "image %s is %s", name, i.State)
+		return nil, "", problem(NotReady, "see `trayctl image show "+name+"`", "image %s is not ready", name)
 	}
 	var got string
 	err = l.reading(ctx, p, e, func(f contentFile) (err error) {
@@ -123,23 +152,49 @@ func (l *Library) Verify(ctx context.Context, pool, name string) (Image, error) 
 	case err == nil:
 		e.State, e.Failure = wire.ImageReady, nil
 		e.Seen = seenAt(p, e.Place)
-		return e.Image, l.put(e)
+		return e, "", l.put(e)
 	case ctx.Err() != nil, errors.As(err, &known) && known.Code != Changed:
-		return i, err
+		return nil, "", err
 	case !errors.As(err, &known):
 		err = problem(Changed, "", "it can't be read: %w", err)
 	}
-	cause := err.Error()
-	for _, same := range append(l.sharing(e), e) { // whatever it is called
-		same.State = wire.ImageFailed
-		same.Failure = &wire.ImageFailure{
-			Code: Changed, Cause: "its content has changed since it was added: " + cause, Remedy: remedyOfRot(same), At: time.Now().UTC(),
-		}
-		if err := l.put(same); err != nil {
-			return e.Image, err
-		}
+	cause = err.Error()
+	e.rots(cause)
+	return e, cause, l.put(e)
+}
+
+// rots makes an image one whose content has changed.
+func (e *entry) rots(cause string) {
+	e.State = wire.ImageFailed
+	e.Failure = &wire.ImageFailure{
+		Code: Changed, Cause: "its content has changed since it was added: " + cause, Remedy: remedyOfRot(e), At: time.Now().UTC(),
 	}
-	return e.Image, problem(Changed, e.Failure.Remedy, "image %s of pool %s is damaged: %s", name, p.Name, cause)
+}
+
+// noteRot writes down that another name's content has changed, too. It waits for whoever
+// does something about that image: it may be going.
+func (l *Library) noteRot(ctx context.Context, p Pool, other *entry, cause string) error {
+	for {
+		now, ok := l.entry(p.Name, other.Name)
+		if !ok || now.State != wire.ImageReady || now.Place != other.Place {
+			return nil
+		}
+		done, err := l.occupy(p.Name, other.Name)
+		if err != nil {
+			select {
+			case <-time.After(10 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		defer done()
+		if now, ok = l.entry(p.Name, other.Name); ok && now.State == wire.ImageReady && now.Place == other.Place {
+			now.rots(cause)
+			return l.put(now)
+		}
+		return nil
+	}
 }
 
 // rotten reports whether an image has failed since its content has changed.

@@ -84,11 +84,13 @@ func (l *Library) Stage(pool, name string, f *os.File) error {
 	if err != nil {
 		return f.Close() // the next time
 	}
-	j, ctx, err := l.newJob(ctx, to, e)
+	done, err := l.occupy(to.Name, e.Name)
 	if err != nil { // it is being copied already
 		l.work.Done()
 		return f.Close()
 	}
+	defer done()
+	j, ctx := l.newJob(ctx, to, e, nil)
 	go func() {
 		defer l.work.Done()
 		j.stage(ctx, f, o)
@@ -101,18 +103,23 @@ func (j *job) stage(ctx context.Context, f *os.File, o Origin) {
 	l := j.l
 	i := j.image()
 	old, replaces := l.entry(i.Pool, i.Name)
-	var err error
 	if replaces { // of the file as it was before
+		if old.Origin == nil {
+			j.end(nil)
+			l.tell(Event{Image: i, Err: exists(j.pool, i.Name)}) // and is somebody's own
+			return
+		}
 		if by := l.usersOf(old); len(by) > 0 {
 			j.end(nil)
 			return // the next time
 		}
-		err = l.remove(ctx, j.pool, old)
+		if err := l.remove(ctx, j.pool, old); err != nil { // the old copy keeps its record
+			j.end(err)
+			l.tell(Event{Image: i, Err: err})
+			return
+		}
 	}
-	if err == nil {
-		o, _ := l.configured()
-		err = j.acquire(ctx, &expectation{}, j.stream(io.NewSectionReader(f, 0, j.copy().Origin.Size), j.copy().Origin.Size, o.MaxSize))
-	}
+	err := j.acquire(ctx, &expectation{}, j.stream(io.NewSectionReader(f, 0, o.Size), o.Size, 0))
 	if err == nil {
 		if now, e := originOf(o.Pool, o.File, f); e != nil || now != o {
 			err = problem(Changed, "", "it was changed while it was copied")
@@ -121,7 +128,7 @@ func (j *job) stage(ctx context.Context, f *os.File, o Origin) {
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 		defer cancel()
-		if e := j.undo(clean, false); e != nil {
+		if e := j.undo(clean, nil); e != nil {
 			err = errors.Join(err, e)
 		}
 	}

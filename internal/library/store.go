@@ -26,6 +26,10 @@ type store interface {
 	keeps(ctx context.Context, name string, size int64) bool
 	// check reads back what was written, where the pool wants that.
 	check(ctx context.Context, f *os.File, size int64, sha256 string) error
+	// placeOf is the place that finish gives a content.
+	placeOf(name, sha256 string) string
+	// has reports whether a content is at its place, as far as that tells without reading it.
+	has(ctx context.Context, e *entry) bool
 	// finish gives a whole, durable content its place, for good. It may be repeated after
 	// a death at any point of it.
 	finish(ctx context.Context, name string, size int64, sha256 string) (place string, err error)
@@ -53,8 +57,17 @@ func (s *dirStore) unfinished(name string) string {
 	return filepath.Join(s.pool.Path, "."+name+partial)
 }
 
-func (s *dirStore) place(sha256 string) string {
+func (s *dirStore) placeOf(_, sha256 string) string {
 	return filepath.Join(s.pool.Path, "sha256", sha256+".iso")
+}
+
+func (s *dirStore) has(_ context.Context, e *entry) bool {
+	f, err := os.Open(e.Place)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return e.Seen != nil && e.Seen.Is(f)
 }
 
 func (s *dirStore) open(_ context.Context, name string, size int64) (*os.File, error) {
@@ -93,7 +106,7 @@ func mayWrite(path string, err error) string {
 func (s *dirStore) check(context.Context, *os.File, int64, string) error { return nil }
 
 func (s *dirStore) finish(_ context.Context, name string, size int64, sha256 string) (string, error) {
-	from, place := s.unfinished(name), s.place(sha256)
+	from, place := s.unfinished(name), s.placeOf(name, sha256)
 	failed := func(err error) (string, error) {
 		return "", problem(Failed, "see the disk that holds pool "+s.pool.Name, "image %s can't get its place: %w", name, err)
 	}
@@ -176,6 +189,13 @@ type lvmStore struct {
 
 func (s *lvmStore) ref(name string) volume.Ref {
 	return volume.Ref{Kind: volume.LVM, Name: s.pool.VG + "/" + name}
+}
+
+func (s *lvmStore) placeOf(name, _ string) string { return s.ref(name).String() }
+
+func (s *lvmStore) has(ctx context.Context, e *entry) bool {
+	lvs, err := s.storage.ListLVs(ctx, s.pool.VG)
+	return err == nil && slices.ContainsFunc(lvs, func(lv volume.LVInfo) bool { return !lv.Incomplete && s.ref(lv.Name).String() == e.Place })
 }
 
 // open makes a volume of the size, or takes up one that has it.

@@ -57,6 +57,11 @@ func (l *Library) Definition(name string) (volume.Definition, bool) {
 // treeFile is the file of the hash tree of a file.
 func treeFile(place string) string { return strings.TrimSuffix(place, ".iso") + ".verity" }
 
+// treeTemp is the file of a hash tree that isn't whole.
+func treeTemp(place string) string {
+	return filepath.Join(filepath.Dir(place), "."+filepath.Base(treeFile(place))+partial)
+}
+
 // treeOffset is where the hash tree begins behind size bytes of data on a volume.
 func treeOffset(size int64) int64 {
 	const block = 4096
@@ -116,7 +121,7 @@ func treeBeside(ctx context.Context, place string, size int64) (root string, err
 	}
 	defer data.Close()
 	tree := treeFile(place)
-	temp := filepath.Join(filepath.Dir(tree), "."+filepath.Base(tree)+partial)
+	temp := treeTemp(place)
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o444)
 	if err != nil {
 		return "", err
@@ -139,7 +144,7 @@ func (l *Library) removeTree(e *entry) error {
 	if !strings.HasPrefix(e.Place, "/") {
 		return nil // it went with its volume
 	}
-	return absentIsFine(os.Remove(treeFile(e.Place)))
+	return errors.Join(absentIsFine(os.Remove(treeTemp(e.Place))), absentIsFine(os.Remove(treeFile(e.Place))))
 }
 
 // isRoot reports whether a text is a root hash of SHA-256.
