@@ -1,12 +1,17 @@
 package library
 
 import (
+	"bytes"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // TestClone: on a file system that can, an image shares the blocks of its file and is
@@ -53,4 +58,36 @@ func TestClone(t *testing.T) {
 	require.NoError(t, err)
 	defer elsewhere.Close()
 	require.False(t, r.CanClone("local", elsewhere))
+}
+
+// TestDiskFull: a disk that fills up in the middle is a failure of its own, and is empty
+// again afterwards.
+func TestDiskFull(t *testing.T) {
+	mnt := t.TempDir()
+	require.NoError(t, unix.Mount("tmpfs", mnt, "tmpfs", 0, "size=4m"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(mnt, 0)) })
+	b := big(t, 8<<20)
+	s := newServer(t, map[string][]byte{"/big.iso": b})
+	r := newRig(t, func(o *Options) { o.Pools[0].Path = filepath.Join(mnt, "pool") })
+	known := r.add(Request{Name: "known", URLs: []string{s.URL + "/big.iso"}})
+	s.set(func(w http.ResponseWriter, _ *http.Request) bool { // without its length
+		for at := 0; at < len(b); at += 1 << 20 {
+			_, _ = w.Write(b[at:min(at+1<<20, len(b))])
+			w.(http.Flusher).Flush()
+		}
+		return true
+	})
+	unknown := r.add(Request{Name: "unknown", URLs: []string{s.URL + "/big.iso"}})
+	for _, i := range []Image{known, unknown} {
+		require.Equal(t, wire.ImageFailed, i.State)
+		require.Equal(t, NoSpace, i.Failure.Code, i.Failure.Cause)
+		require.NotEmpty(t, i.Failure.Remedy)
+	}
+	_, err := r.Upload(t.Context(), Request{Name: "up"}, bytes.NewReader(b), -1)
+	require.Equal(t, NoSpace, code(err))
+	require.Empty(t, r.left())
+	s.set(nil)
+	small := disc(t, "SMALL")
+	_, err = r.Upload(t.Context(), Request{Name: "small"}, bytes.NewReader(small), int64(len(small)))
+	require.NoError(t, err)
 }
