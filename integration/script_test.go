@@ -36,6 +36,7 @@ import (
 //	begin ARGS...           start trayctl, and don't wait for it
 //	signal INT|TERM         send a signal to what begin started
 //	ended CODE              wait for what begin started; it must exit with CODE
+//	logged TEXT             TEXT is in trayd's log, once it is stopped
 //	secret TEXT             TEXT is neither in the state file nor in trayd's log
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -47,7 +48,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"vm": cmdVM, "disc": cmdDisc, "large": cmdLarge, "serve": cmdServe, "secret": cmdSecret, "trayd": cmdTrayd, "trayctl": cmdTrayctl, "soon": cmdSoon,
+			"vm": cmdVM, "disc": cmdDisc, "large": cmdLarge, "serve": cmdServe, "logged": cmdLogged, "secret": cmdSecret, "trayd": cmdTrayd, "trayctl": cmdTrayctl, "soon": cmdSoon,
 			"guest": cmdGuest, "qemu": cmdQEMU, "begin": cmdBegin, "signal": cmdSignal, "ended": cmdEnded,
 		},
 		RequireExplicitExec: true,
@@ -154,6 +155,12 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	s := openSource(ts.MkAbs(args[0]))
 	ts.Defer(s.close)
 	ts.Setenv("WWW", s.URL)
+}
+
+func cmdLogged(ts *testscript.TestScript, _ bool, args []string) {
+	r := of(ts).r
+	check(ts, len(args) == 1 && r.daemon == nil, "usage: logged TEXT, when trayd is stopped")
+	check(ts, bytes.Contains(r.log.Bytes(), []byte(args[0])), "%q is not in the log: %s", args[0], &r.log)
 }
 
 // cmdSecret wants trayd to be stopped: its log is written by another process.

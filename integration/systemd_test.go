@@ -174,7 +174,6 @@ func (s service) isSandboxed(t *testing.T) {
 	}
 	assert.Equal(t, "1", status["NoNewPrivs"])
 	assert.Equal(t, "2", status["Seccomp"], "no filter")
-	assert.Equal(t, "any", s.property("SocketBindDeny")) // TestUnitHasVolumes tries it
 	// As trayd sees it, the host's files are read only.
 	_, err := s.try("nsenter", "--target", pid, "--mount", "--", "touch", "/usr/trayd-was-here")
 	assert.ErrorContains(t, err, "Read-only file system")

@@ -97,11 +97,6 @@ func TestUnitHasVolumes(t *testing.T) {
 
 	t.Log("what is not a disc's is shut")
 	group := filepath.Join("/sys/fs/cgroup", tool(t, "systemctl", "show", "--value", "--property=ControlGroup", "trayd.service"), "cgroup.procs")
-	const bind = `use Socket; socket(S, PF_INET, SOCK_STREAM, 0) or die; bind(S, sockaddr_in(0, INADDR_LOOPBACK)) or die "bind: $!"`
-	tool(t, "perl", "-e", bind)
-	out, err := exec.Command("sh", "-c", "echo $$ >"+group+" && exec perl -e '"+bind+"'").CombinedOutput()
-	assert.Error(t, err, "it can listen on the network")
-	assert.Contains(t, string(out), "bind: Operation not permitted")
 	for _, device := range []string{"/dev/kmsg", "/dev/tty0", "/dev/mem", "/dev/snapshot", "/dev/vport0p1"} {
 		if _, err := os.Stat(device); err != nil {
 			continue // not on this host

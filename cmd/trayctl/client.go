@@ -162,7 +162,8 @@ func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Re
 	}
 	a := &answer{Reader: r, length: -1}
 	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
-		a.length = n
+		// What follows may be a reset: trayd has refused a body before its end.
+		a.length, a.Reader = n, io.LimitReader(r, n)
 	}
 	if code < 300 {
 		return a, nil

@@ -110,17 +110,21 @@ func TestLookingIntoImages(t *testing.T) {
 func TestWhichImage(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.WriteFile("here", []byte("hello"), 0o644))
-	for arg, want := range map[string]string{
-		"here":       "a text file",
-		"./gone":     "no such file or directory",
-		"image:here": "image:here can't be looked into by its name",
-		"name":       "image:name can't be looked into by its name",
-		"/dev/null":  "neither a regular file nor a block device",
-		".":          "neither a regular file nor a block device",
+	const asked = "trayd can't be reached" // there is none
+	for arg, want := range map[string]struct {
+		code int
+		says string
+	}{
+		"here":       {exitFailed, "a text file"},
+		"./gone":     {exitFailed, "no such file or directory"},
+		"image:here": {exitUnreachable, asked},
+		"name":       {exitUnreachable, asked},
+		"/dev/null":  {exitFailed, "neither a regular file nor a block device"},
+		".":          {exitFailed, "neither a regular file nor a block device"},
 	} {
 		code, _, errs := trayctl(t, "image", "inspect", arg)
-		assert.Equal(t, exitFailed, code, arg)
-		assert.Contains(t, errs, want, arg)
+		assert.Equal(t, want.code, code, arg)
+		assert.Contains(t, errs, want.says, arg)
 	}
 	code, _, errs := trayctl(t, "image", "inspect")
 	assert.Equal(t, exitUsage, code)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -30,7 +31,7 @@ func (a *Agent) RegisterImage(r library.Request, by Caller) (library.Image, erro
 		register = a.images.Announce
 	}
 	i, err := register(r)
-	a.auditImage("register image", r.Pool, r.Name, by, err)
+	a.auditImage("register image", cmp.Or(i.Pool, r.Pool), r.Name, by, err)
 	return i, forImage(err)
 }
 
@@ -41,7 +42,7 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, content io.R
 	defer cancel()
 	defer context.AfterFunc(a.ctx, cancel)()
 	i, err := a.images.Upload(ctx, a.images.Announced(pool, name), content, size)
-	a.auditImage("add image", pool, name, by, err)
+	a.auditImage("add image", cmp.Or(i.Pool, pool), name, by, err)
 	if err != nil {
 		return i, forImage(err)
 	}
@@ -82,7 +83,7 @@ func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Cal
 	default:
 		err = newError(BadRequest, "use cancel, retry, pin, unpin or verify", "nothing is done to an image by %q", verb)
 	}
-	a.auditImage(verb+" image", pool, name, by, err)
+	a.auditImage(verb+" image", cmp.Or(i.Pool, pool), name, by, err)
 	return i, forImage(err)
 }
 
@@ -99,6 +100,9 @@ func (a *Agent) ReadImage(ctx context.Context, pool, name string, f func(content
 
 // RemoveImage removes an image that no drive uses.
 func (a *Agent) RemoveImage(ctx context.Context, pool, name string, by Caller) error {
+	if i, err := a.images.Image(pool, name); err == nil {
+		pool = i.Pool // for those who read of it
+	}
 	err := a.images.Remove(ctx, pool, name)
 	a.auditImage("remove image", pool, name, by, err)
 	if err != nil {

@@ -125,6 +125,7 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 	var (
 		f    *os.File
 		seen *witness
+		room int64 // that was made, in bytes
 	)
 	closed := func() error {
 		if f == nil {
@@ -142,6 +143,7 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 		if err := j.reserve(ctx, size); err != nil {
 			return nil, err
 		}
+		room = size
 		var err error
 		e := j.copy()
 		if e.Integrity == integrityVerity && size >= 0 {
@@ -177,6 +179,11 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 	}
 	j.change(func(e *entry) { e.State, e.Size, e.Progress = wire.ImageVerifying, size, nil })
 	i := j.image()
+	if size > room { // its source didn't say how large it is
+		if err := j.reserve(ctx, size); err != nil {
+			return err
+		}
+	}
 	if err := seen.verdict(&i); err != nil {
 		return err
 	}
@@ -403,7 +410,7 @@ func (j *job) stream(content io.Reader, size, limit int64) source {
 		case errors.Is(err, ingest.ErrTooLarge) && size >= 0:
 			return n, problem(Invalid, "is the file still being written?", "image %s has more than the %d bytes that were announced", name, size)
 		case errors.Is(err, ingest.ErrTooLarge):
-			return n, problem(Invalid, "raise max_size in [library] if it is meant to be so large", "image %s is larger than the %d bytes that are taken", name, limit)
+			return n, problem(Invalid, "raise max_size in [library], or the pool's quota, if it is meant to be so large", "image %s is larger than the %d bytes that are taken", name, limit)
 		case err != nil && ingest.IsFull(err):
 			return n, problem(NoSpace, "free space, or use another pool", "no space left after %d bytes: %w", n, err)
 		case errors.As(err, &broken) && broken.Step == ingest.Read || err != nil && ctx.Err() != nil:

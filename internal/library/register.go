@@ -292,8 +292,8 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 			return err
 		}
 	}
-	_, client := l.configured()
-	limit := l.limit(j.pool, j.copy().Name, 0)
+	o, client := l.configured()
+	limit := largest(o, j.pool)
 	err = j.acquire(ctx, x, j.download(r, client, limit))
 	var wrong *verify.Error
 	if j.resumed && errors.As(err, &wrong) {
@@ -304,6 +304,14 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 		err = j.acquire(ctx, x, j.download(r, client, limit))
 	}
 	return err
+}
+
+// largest is the largest image that a pool takes, in bytes; 0: any.
+func largest(o Options, p Pool) int64 {
+	if p.Quota > 0 && (o.MaxSize == 0 || p.Quota < o.MaxSize) {
+		return p.Quota
+	}
+	return o.MaxSize
 }
 
 // takeTurn waits until one download less than may be is under way.
@@ -484,7 +492,7 @@ func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size
 		err = l.forgetKept(ctx, p, old)
 	}
 	if err == nil {
-		err = j.acquire(ctx, x, j.stream(content, size, l.limit(p, e.Name, size)))
+		err = j.acquire(ctx, x, j.stream(content, size, largest(o, p)))
 	}
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
@@ -554,7 +562,10 @@ func (l *Library) Cancel(pool, name string) (Image, error) {
 	l.mu.Lock()
 	j := l.jobs[key(i.Pool, i.Name)]
 	l.mu.Unlock()
-	if j == nil {
+	switch {
+	case j == nil && (i.State == wire.ImageAllocated || i.State == wire.ImageDownloading):
+		return i, problem(NotReady, "`journalctl -u trayd` says what is the matter with the pool; it goes on by itself when that is over", "image %s waits for its pool %s", name, i.Pool)
+	case j == nil:
 		return i, problem(NotReady, "see `trayctl image show "+name+"`", "image %s is not on its way: it is %s", name, i.State)
 	}
 	j.cancel(errCancelled)

@@ -66,23 +66,6 @@ func (l *Library) used(pool, but string) int64 {
 	return sum
 }
 
-// limit is the largest that an image may be, in bytes; 0: any. One whose size isn't known
-// (-1) has to fit into what is left of the pool's quota: nothing goes for its sake.
-func (l *Library) limit(p Pool, name string, size int64) int64 {
-	o, _ := l.configured()
-	limit := o.MaxSize
-	if p.Quota > 0 {
-		room := p.Quota
-		if size < 0 {
-			room = max(p.Quota-l.used(p.Name, name), 1)
-		}
-		if limit == 0 || room < limit {
-			limit = room
-		}
-	}
-	return limit
-}
-
 // reserve makes room for the job's image of size bytes, which counts from then on.
 func (j *job) reserve(ctx context.Context, size int64) error {
 	j.l.room.Lock()
