@@ -111,16 +111,19 @@ func TestWhichImage(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.WriteFile("here", []byte("hello"), 0o644))
 	for arg, want := range map[string]string{
-		"here":       "a text file",
-		"./gone":     "no such file or directory",
-		"image:here": "image:here can't be looked into by its name",
-		"name":       "image:name can't be looked into by its name",
-		"/dev/null":  "neither a regular file nor a block device",
-		".":          "neither a regular file nor a block device",
+		"here":      "a text file",
+		"./gone":    "no such file or directory",
+		"/dev/null": "neither a regular file nor a block device",
+		".":         "neither a regular file nor a block device",
 	} {
 		code, _, errs := trayctl(t, "image", "inspect", arg)
 		assert.Equal(t, exitFailed, code, arg)
 		assert.Contains(t, errs, want, arg)
+	}
+	for _, arg := range []string{"image:here", "name"} { // trayd has those
+		code, _, errs := trayctl(t, "image", "inspect", arg)
+		assert.Equal(t, exitUnreachable, code, arg)
+		assert.Contains(t, errs, "trayd can't be reached", arg)
 	}
 	code, _, errs := trayctl(t, "image", "inspect")
 	assert.Equal(t, exitUsage, code)
