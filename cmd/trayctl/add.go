@@ -159,15 +159,17 @@ func (c *cli) addFile(ctx context.Context, r wire.ImageRequest, path string) err
 		}
 		r.FileName = filepath.Base(path)
 	}
+	path = imagePath(r.Pool, r.Name)
 	if r.Checksum != "" || r.Signature != "" || r.SignatureData != nil || r.OSType != "" || r.Site != "" || r.Bootable != nil || r.Integrity != "" {
 		var i wire.Image
 		if err := c.client.do(ctx, "POST", "/v1/images", r, &i); err != nil {
 			return err
 		}
+		path += "?announced=true"
 	}
 	p := c.newTransfer()
 	sent := &sending{r: f, p: p, image: wire.Image{Name: r.Name, Pool: r.Pool, State: wire.ImageDownloading, Size: max(size, 0), Added: time.Now().UTC()}, began: time.Now()}
-	a, err := c.client.send(ctx, "PUT", imagePath(r.Pool, r.Name), sent, size)
+	a, err := c.client.send(ctx, "PUT", path, sent, size)
 	p.end()
 	if err != nil {
 		return err

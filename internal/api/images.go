@@ -73,10 +73,11 @@ func (s *server) registerImage(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusAccepted, i)
 }
 
-// uploadImage takes the image as the request's body.
+// uploadImage takes the image as the request's body. With ?announced=true it does so only
+// if what the image is to be compared with, which was posted before, is still known.
 func (s *server) uploadImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
-	i, err := s.agent.UploadImage(r.Context(), pool, name, r.Body, r.ContentLength, caller(r))
+	i, err := s.agent.UploadImage(r.Context(), pool, name, r.URL.Query().Get("announced") == "true", r.Body, r.ContentLength, caller(r))
 	if err != nil {
 		writeError(w, err)
 		return

@@ -684,18 +684,18 @@ func (l *Library) Announce(r Request) (Image, error) {
 	return e.Image, nil
 }
 
-// Announced is what was announced of an upload, once.
-func (l *Library) Announced(pool, name string) Request {
-	r := Request{Pool: pool, Name: name}
+// Announced is what was announced of an upload, once; without that it is just the name.
+func (l *Library) Announced(pool, name string) (r Request, was bool) {
+	r = Request{Pool: pool, Name: name}
 	p, err := l.poolFor(pool)
 	if err != nil {
-		return r
+		return r, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a, ok := l.announced[key(p.Name, name)]; ok {
 		delete(l.announced, key(p.Name, name))
-		return a.request
+		return a.request, true
 	}
-	return r
+	return r, false
 }
