@@ -84,6 +84,15 @@ func (l *Library) expect(ctx context.Context, r *Request) (*expectation, error) 
 	return x, x.enough(o.Verify)
 }
 
+// found is a request with the checksum that was found for it in a file of sums, which may
+// have a mebibyte: unless that file was signed, it is of no use any more.
+func (x *expectation) found(r Request) Request {
+	if r.Sums != "" && x.signer == "" {
+		r.Sums, r.Checksum = "", x.sum.String()
+	}
+	return r
+}
+
 // enough says whether that is as much as the host wants.
 func (x *expectation) enough(level Level) error {
 	signed := x.signer != "" || x.signature != nil

@@ -277,6 +277,13 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 	if err != nil {
 		return err
 	}
+	if e := j.copy(); e.Request != nil && e.Request.Sums != "" {
+		found := x.found(*e.Request)
+		j.change(func(e *entry) { e.Request = &found })
+		if err := j.save(); err != nil {
+			return err
+		}
+	}
 	if first := l.earlier(j); first != nil {
 		<-l.turns // it isn't a download as long as it waits for another
 		has = false
@@ -413,12 +420,20 @@ func (j *job) failed(ctx context.Context, err error) {
 			f.Remedy = goesOn
 		}
 	} else {
-		if err := errors.Join(j.store.discard(ctx, e.unfinished()), j.unplace(ctx)); err != nil {
+		err := j.unplace(ctx)
+		if err == nil {
+			e.Place = ""
+		}
+		if err := errors.Join(err, j.store.discard(ctx, e.unfinished())); err != nil {
 			j.l.log.Warn("what is left of an image can't be removed yet", "image", e.String(), "error", err)
 		}
 	}
+	place := e.Place // of what can't be removed yet
 	j.change(func(e *entry) {
-		e.State, e.Failure, e.Progress, e.SHA256, e.Place = wire.ImageFailed, f, nil, "", ""
+		e.State, e.Failure, e.Progress, e.Place = wire.ImageFailed, f, nil, place
+		if place == "" {
+			e.SHA256 = ""
+		}
 		if f.Kept == 0 {
 			e.Fetched = fetch.State{}
 		}
@@ -525,7 +540,11 @@ func (l *Library) forgetKept(ctx context.Context, p Pool, e *entry) error {
 // before; nil: nothing.
 func (j *job) undo(ctx context.Context, old *entry) error {
 	e := j.copy()
-	err := errors.Join(j.store.discard(ctx, e.unfinished()), j.unplace(ctx))
+	err := j.store.discard(ctx, e.unfinished())
+	if stays := j.unplace(ctx); stays != nil { // the next start, or gc, tries again
+		e.State = wire.ImageRemoving
+		return errors.Join(err, stays, j.l.put(e))
+	}
 	now, there := j.l.entry(e.Pool, e.Name)
 	switch {
 	case there && old == nil:
@@ -590,7 +609,7 @@ func (l *Library) Retry(pool, name string) (Image, error) {
 	if err := l.strayed(p, e); err != nil {
 		return i, err
 	}
-	if rotten(e) {
+	if e.Place != "" { // damaged, or of a failure
 		if by := l.usersOf(e); len(by) > 0 {
 			return i, problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, p.Name, strings.Join(by, ", "))
 		}
@@ -665,7 +684,8 @@ func (l *Library) Announce(r Request) (Image, error) {
 	if old, ok := l.entry(p.Name, r.Name); ok && old.Place != "" {
 		return Image{}, exists(p, r.Name)
 	}
-	if _, err := l.expect(l.context(), &r); err != nil {
+	x, err := l.expect(l.context(), &r)
+	if err != nil {
 		return Image{}, err
 	}
 	l.mu.Lock()
@@ -680,7 +700,7 @@ func (l *Library) Announce(r Request) (Image, error) {
 		return Image{}, problem(InUse, "try again in some minutes", "%d uploads are announced already and have not begun", most)
 	}
 	r.Pool = p.Name
-	l.announced[e.key()] = announcement{r, time.Now().Add(announceLimit)}
+	l.announced[e.key()] = announcement{x.found(r), time.Now().Add(announceLimit)}
 	return e.Image, nil
 }
 
