@@ -191,9 +191,9 @@ func (l *Library) enter() (context.Context, error) {
 	defer l.mu.Unlock()
 	switch {
 	case l.ctx == nil:
-		return nil, problem(Failed, "try again in a moment", "trayd is still starting")
+		return nil, problem(wire.Stopping, "try again in a moment", "trayd is still starting")
 	case l.ctx.Err() != nil:
-		return nil, problem(Failed, "try again when it runs", "trayd is stopping")
+		return nil, problem(wire.Stopping, "try again when it runs", "trayd is stopping")
 	}
 	l.work.Add(1)
 	return l.ctx, nil
