@@ -159,19 +159,21 @@ func (c *cli) addFile(ctx context.Context, r wire.ImageRequest, path string) err
 		}
 		r.FileName = filepath.Base(path)
 	}
+	path = imagePath(r.Pool, r.Name)
 	if r.Checksum != "" || r.Signature != "" || r.SignatureData != nil || r.OSType != "" || r.Site != "" || r.Bootable != nil || r.Integrity != "" {
 		var i wire.Image
 		if err := c.client.do(ctx, "POST", "/v1/images", r, &i); err != nil {
 			return err
 		}
+		path += "?announced=true"
 	}
 	p := c.newTransfer()
 	sent := &sending{r: f, p: p, image: wire.Image{Name: r.Name, Pool: r.Pool, State: wire.ImageDownloading, Size: max(size, 0), Added: time.Now().UTC()}, began: time.Now()}
 	fields := ""
-	if path != "-" {
+	if size >= 0 {
 		fields = fmt.Sprintf("%s: %d\r\n", wire.DescriptorHeader, f.Fd())
 	}
-	a, err := c.client.sendWith(ctx, "PUT", imagePath(r.Pool, r.Name), fields, sent, size)
+	a, err := c.client.sendWith(ctx, "PUT", path, fields, sent, size)
 	p.end()
 	if err != nil {
 		return err

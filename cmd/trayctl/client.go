@@ -142,10 +142,10 @@ func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Re
 	line, err := text.ReadLine()
 	if err == nil && large && strings.HasPrefix(line, "HTTP/1.1 100") {
 		if _, err = text.ReadLine(); err == nil { // the empty one behind it
-			sent := sendBody(conn, body, size)
-			if line, err = text.ReadLine(); err != nil {
-				err = errors.Join(sent, err)
+			if err := sendBody(conn, body, size); err != nil {
+				return nil, err
 			}
+			line, err = text.ReadLine()
 		}
 	}
 	if err != nil {
@@ -179,30 +179,42 @@ func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Re
 	return nil, &p
 }
 
-// sendBody sends size bytes, or all in chunks (RFC 9112 7.1). A body that can't be read to
-// its end isn't ended either: the server is to know.
+// sendBody sends size bytes, or all in chunks (RFC 9112 7.1). Its error is that the body
+// can't be read to its end; then the connection is closed, since the server would wait for
+// the rest. What the server doesn't want to have is said by its answer.
 func sendBody(conn net.Conn, body io.Reader, size int64) error {
-	if size >= 0 {
-		_, err := io.CopyN(conn, body, size)
-		return err
-	}
 	b := make([]byte, 1<<18)
-	for {
-		n, err := body.Read(b)
+	for sent := int64(0); size < 0 || sent < size; {
+		into := b
+		if size >= 0 {
+			into = b[:min(int64(len(b)), size-sent)]
+		}
+		n, err := body.Read(into)
 		if n > 0 {
-			if _, err := fmt.Fprintf(conn, "%x\r\n%s\r\n", n, b[:n]); err != nil {
-				return err
+			sent += int64(n)
+			form, args := "%s", []any{b[:n]}
+			if size < 0 {
+				form, args = "%x\r\n%s\r\n", []any{n, b[:n]}
+			}
+			if _, err := fmt.Fprintf(conn, form, args...); err != nil {
+				return nil
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			_, err = io.WriteString(conn, "0\r\n\r\n")
-			return err
-		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF) && size < 0:
+			_, _ = io.WriteString(conn, "0\r\n\r\n")
+			return nil
+		case errors.Is(err, io.EOF) && sent == size:
+		case errors.Is(err, io.EOF):
 			conn.Close()
-			return err
+			return fmt.Errorf("the file ended after %d of %d bytes: is it still being written?", sent, size)
+		default:
+			conn.Close()
+			return fmt.Errorf("the file can't be read after %d bytes: %w", sent, err)
 		}
 	}
+	return nil
 }
 
 // maxInline is the largest body, in bytes, that is sent together with the head.

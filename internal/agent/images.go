@@ -37,11 +37,15 @@ func (a *Agent) RegisterImage(r library.Request, by Caller) (library.Image, erro
 
 // UploadImage puts an image into a pool, see library.Upload. It ends with the agent: an
 // upload of minutes would hold up its stop, and leave what a death leaves.
-func (a *Agent) UploadImage(ctx context.Context, pool, name string, content io.Reader, size int64, by Caller) (library.Image, error) {
+func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bool, content io.Reader, size int64, by Caller) (library.Image, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(a.ctx, cancel)()
-	i, err := a.images.Upload(ctx, a.images.Announced(pool, name), content, size)
+	r, known := a.images.Announced(pool, name)
+	if announced && !known {
+		return library.Image{}, newError(ImageCutOff, "add it again", "what image %s is to be compared with is not known any more: trayd was started anew, or somebody else adds an image of that name", name)
+	}
+	i, err := a.images.Upload(ctx, r, content, size)
 	a.auditImage("add image", cmp.Or(i.Pool, pool), name, by, err)
 	if err != nil {
 		return i, forImage(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func TestStopWhileAdding(t *testing.T) {
 	r.start()
 	began, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		_, err := r.agent.UploadImage(t.Context(), "local", "x", &upload{began}, 1<<20, Caller{Name: "test"})
+		_, err := r.agent.UploadImage(t.Context(), "local", "x", false, &upload{began}, 1<<20, Caller{Name: "test"})
 		ended <- err
 	}()
 	<-began
@@ -94,7 +95,7 @@ func TestKnownImage(t *testing.T) {
 	r.start()
 	disc, err := os.ReadFile(r.disc("KNOWN"))
 	require.NoError(t, err)
-	i, err := r.agent.UploadImage(t.Context(), "local", "known", bytes.NewReader(disc), int64(len(disc)), Caller{Name: "test"})
+	i, err := r.agent.UploadImage(t.Context(), "local", "known", false, bytes.NewReader(disc), int64(len(disc)), Caller{Name: "test"})
 	require.NoError(t, err)
 	place, err := r.agent.images.Find("known")
 	require.NoError(t, err)
@@ -134,4 +135,24 @@ func TestRemovedBeforeIntent(t *testing.T) {
 	r.start()
 	r.refused(NoSuchMedium, Insert, "vm1", "image:debian")
 	require.Empty(t, r.drive("vm1").Medium)
+}
+
+// TestAnnouncedOnce: an upload that was to be compared with a checksum isn't taken without
+// one, whatever has become of what was announced.
+func TestAnnouncedOnce(t *testing.T) {
+	r := newRig(t, func(o *Options) {
+		o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}}
+	})
+	r.start()
+	b, err := os.ReadFile(r.disc("DEBIAN"))
+	require.NoError(t, err)
+	by := Caller{Name: "test"}
+	q := library.Request{Name: "debian", Checksum: "sha256:" + strings.Repeat("0", 64)}
+	_, err = r.agent.RegisterImage(q, by)
+	require.NoError(t, err)
+	_, err = r.agent.UploadImage(t.Context(), "", "debian", true, bytes.NewReader(b), int64(len(b)), by)
+	require.ErrorContains(t, err, "sha256")
+	_, err = r.agent.UploadImage(t.Context(), "", "debian", true, bytes.NewReader(b), int64(len(b)), by)
+	r.isError(ImageCutOff, err)
+	require.Empty(t, r.agent.Images())
 }

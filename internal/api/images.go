@@ -80,7 +80,8 @@ func (s *server) registerImage(w http.ResponseWriter, r *http.Request) {
 }
 
 // uploadImage takes the image as the request's body, or, without reading that, from a file
-// that the client has open, if its blocks can be shared.
+// that the client has open, if its blocks can be shared. With ?announced=true it does so
+// only if what the image is to be compared with, which was posted before, is still known.
 func (s *server) uploadImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
 	var content io.Reader = r.Body
@@ -90,7 +91,7 @@ func (s *server) uploadImage(w http.ResponseWriter, r *http.Request) {
 			content = f
 		}
 	}
-	i, err := s.agent.UploadImage(r.Context(), pool, name, content, r.ContentLength, caller(r))
+	i, err := s.agent.UploadImage(r.Context(), pool, name, r.URL.Query().Get("announced") == "true", content, r.ContentLength, caller(r))
 	if err != nil {
 		writeError(w, err)
 		return

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -230,4 +231,53 @@ func TestQuotaTogether(t *testing.T) {
 	require.Equal(t, wire.ImageFailed, i.State)
 	require.Equal(t, OverQuota, i.Failure.Code)
 	require.Len(t, r.left(), 1)
+}
+
+// TestRemovalFails: a content that can't be removed keeps a name by which it can be later.
+func TestRemovalFails(t *testing.T) {
+	b := disc(t, "DEBIAN")
+	s := newServer(t, map[string][]byte{"/debian.iso": b})
+	for _, upload := range []bool{true, false} {
+		r := newRig(t)
+		r.storage.finishing = func() { r.storage.releaseFails, r.storage.fail["remove"] = errors.New("no"), errors.New("no") }
+		if upload {
+			_, err := r.Upload(t.Context(), Request{Name: "debian", Pool: "fast"}, bytes.NewReader(b), int64(len(b)))
+			require.Error(t, err)
+		} else {
+			require.Equal(t, wire.ImageFailed, r.add(Request{Name: "debian", Pool: "fast", URLs: []string{s.URL + "/debian.iso"}}).State)
+		}
+		require.Len(t, r.left(), 1)
+		r.storage.finishing, r.storage.releaseFails = nil, nil
+		delete(r.storage.fail, "remove")
+		if upload {
+			require.NoError(t, r.Resume(t.Context()))
+			require.Empty(t, r.Images())
+		} else {
+			i, err := r.Retry("", "debian")
+			require.NoError(t, err)
+			require.Equal(t, wire.ImageReady, r.ended(i).State)
+			require.NoError(t, r.Remove(t.Context(), "", "debian"))
+		}
+		require.Empty(t, r.left())
+	}
+}
+
+// TestSumsAreReadOnce: a file of sums isn't written down with each step of a download.
+func TestSumsAreReadOnce(t *testing.T) {
+	b := disc(t, "DEBIAN")
+	s, begun, release := held(t, map[string][]byte{"/debian.iso": b})
+	r := newRig(t)
+	sums := hexOf(b) + "  debian.iso\n" + strings.Repeat(hexOf(b[1:])+"  other.iso\n", 1000)
+	i, err := r.Register(Request{Name: "debian", URLs: []string{s.URL + "/debian.iso"}, Checksum: "file:SHA256SUMS", Sums: sums})
+	require.NoError(t, err)
+	<-begun
+	e, ok := r.entry("local", "debian")
+	require.True(t, ok)
+	require.Empty(t, e.Request.Sums)
+	require.Equal(t, "sha256:"+hexOf(b), e.Request.Checksum)
+	r.stop() // and without it the next start goes on
+	release()
+	r.start()
+	require.NoError(t, r.Resume(t.Context()))
+	require.Equal(t, wire.ImageReady, r.ended(i).State)
 }

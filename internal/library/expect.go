@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/trayd/trayd/internal/library/fetch"
@@ -52,7 +53,10 @@ func (l *Library) expect(ctx context.Context, r *Request) (*expectation, error) 
 			return nil, refused("", err)
 		}
 	}
-	ofSums := r.SignatureOf == "sums" || r.SignatureOf == "" && x.sum.File != "" && !isOfImage(r)
+	ofSums := x.sum.File != "" && signsSums(r)
+	if signature != nil && (r.SignatureOf == "sums" && !ofSums || !slices.Contains([]string{"", "image", "sums"}, r.SignatureOf)) {
+		return nil, problem(BadRequest, "say that it is of the image, or give --checksum file:URL-OR-PATH", "nothing is known that the signature is to be of (%.20q)", r.SignatureOf)
+	}
 	if x.sum.File != "" {
 		sums := []byte(r.Sums)
 		if r.Sums == "" {
@@ -84,6 +88,15 @@ func (l *Library) expect(ctx context.Context, r *Request) (*expectation, error) 
 	return x, x.enough(o.Verify)
 }
 
+// found is a request with the checksum that was found for it in a file of sums, which may
+// have a mebibyte: unless that file was signed, it is of no use any more.
+func (x *expectation) found(r Request) Request {
+	if r.Sums != "" && x.signer == "" {
+		r.Sums, r.Checksum = "", x.sum.String()
+	}
+	return r
+}
+
 // enough says whether that is as much as the host wants.
 func (x *expectation) enough(level Level) error {
 	signed := x.signer != "" || x.signature != nil
@@ -98,6 +111,26 @@ func (x *expectation) enough(level Level) error {
 
 func isClearsigned(text []byte) bool {
 	return strings.HasPrefix(string(text[:min(len(text), 64)]), "-----BEGIN PGP SIGNED MESSAGE-----")
+}
+
+// signsSums reports whether a request's signature is of a file of sums, if it has one.
+func signsSums(r *Request) bool {
+	return r.SignatureOf == "sums" || r.SignatureOf == "" && !isOfImage(r)
+}
+
+// afterRot is what a download asks for when the content has rotted: the sum that was
+// compared, and not what the publisher's sums say by then. Signed ones are needed as they are.
+func (e *entry) afterRot() *Request {
+	again := *e.Request
+	detached := again.Signature != "" || again.SignatureData != nil
+	if e.Signer != "" && strings.HasPrefix(again.Checksum, "file:") && (!detached || signsSums(&again)) {
+		return &again
+	}
+	again.Sums, again.Checksum = "", or(e.Checksum, again.Checksum)
+	if len(again.SignatureData) > maxKept {
+		again.SignatureData = nil
+	}
+	return &again
 }
 
 // isOfImage reports whether a signature's name says that it is of the image itself, and

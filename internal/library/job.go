@@ -282,13 +282,8 @@ func (j *job) ready(place string, seen *Seen) error {
 	j.change(func(e *entry) {
 		e.State, e.Place, e.Seen, e.Unfinished = wire.ImageReady, place, seen, ""
 		e.Fetched, e.Failure, e.Progress = fetch.State{}, nil, nil
-		if e.Request != nil { // for a download after its content has rotted
-			again := *e.Request
-			again.Sums, again.Checksum = "", or(e.Checksum, again.Checksum)
-			if len(again.SignatureData) > maxKept {
-				again.SignatureData = nil
-			}
-			e.Request = &again
+		if e.Request != nil {
+			e.Request = e.afterRot()
 		}
 	})
 	if err := j.save(); err != nil {

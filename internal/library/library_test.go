@@ -77,6 +77,9 @@ func (v *volumes) RemoveLV(_ context.Context, _, lv string) error {
 	if v.removing != nil {
 		v.removing(lv)
 	}
+	if v.fail["remove"] != nil {
+		return v.fail["remove"]
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.incomplete, lv)

@@ -191,9 +191,9 @@ func (l *Library) enter() (context.Context, error) {
 	defer l.mu.Unlock()
 	switch {
 	case l.ctx == nil:
-		return nil, problem(Failed, "try again in a moment", "trayd is still starting")
+		return nil, problem(wire.Stopping, "try again in a moment", "trayd is still starting")
 	case l.ctx.Err() != nil:
-		return nil, problem(Failed, "try again when it runs", "trayd is stopping")
+		return nil, problem(wire.Stopping, "try again when it runs", "trayd is stopping")
 	}
 	l.work.Add(1)
 	return l.ctx, nil
@@ -268,6 +268,13 @@ func (j *job) fetch(ctx context.Context, r *Request) error {
 	x, err := l.expect(ctx, r)
 	if err != nil {
 		return err
+	}
+	if e := j.copy(); e.Request != nil && e.Request.Sums != "" {
+		found := x.found(*e.Request)
+		j.change(func(e *entry) { e.Request = &found })
+		if err := j.save(); err != nil {
+			return err
+		}
 	}
 	if first := l.earlier(j); first != nil {
 		<-l.turns // it isn't a download as long as it waits for another
@@ -426,12 +433,20 @@ func (j *job) failed(ctx context.Context, err error) {
 			f.Remedy = goesOn
 		}
 	} else {
-		if err := errors.Join(j.store.discard(ctx, e.unfinished()), j.unplace(ctx)); err != nil {
+		err := j.unplace(ctx)
+		if err == nil {
+			e.Place = ""
+		}
+		if err := errors.Join(err, j.store.discard(ctx, e.unfinished())); err != nil {
 			j.l.log.Warn("what is left of an image can't be removed yet", "image", e.String(), "error", err)
 		}
 	}
+	place := e.Place // of what can't be removed yet
 	j.change(func(e *entry) {
-		e.State, e.Failure, e.Progress, e.SHA256, e.Place = wire.ImageFailed, f, nil, "", ""
+		e.State, e.Failure, e.Progress, e.Place = wire.ImageFailed, f, nil, place
+		if place == "" {
+			e.SHA256 = ""
+		}
 		if f.Kept == 0 {
 			e.Fetched = fetch.State{}
 		}
@@ -542,7 +557,11 @@ func (l *Library) forgetKept(ctx context.Context, p Pool, e *entry) error {
 // before; nil: nothing.
 func (j *job) undo(ctx context.Context, old *entry) error {
 	e := j.copy()
-	err := errors.Join(j.store.discard(ctx, e.unfinished()), j.unplace(ctx))
+	err := j.store.discard(ctx, e.unfinished())
+	if stays := j.unplace(ctx); stays != nil { // the next start, or gc, tries again
+		e.State = wire.ImageRemoving
+		return errors.Join(err, stays, j.l.put(e))
+	}
 	now, there := j.l.entry(e.Pool, e.Name)
 	switch {
 	case there && old == nil:
@@ -610,7 +629,7 @@ func (l *Library) Retry(pool, name string) (Image, error) {
 	if err := l.strayed(p, e); err != nil {
 		return i, err
 	}
-	if rotten(e) {
+	if e.Place != "" { // damaged, or of a failure
 		if by := l.usersOf(e); len(by) > 0 {
 			return i, problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, p.Name, strings.Join(by, ", "))
 		}
@@ -685,7 +704,8 @@ func (l *Library) Announce(r Request) (Image, error) {
 	if old, ok := l.entry(p.Name, r.Name); ok && old.Place != "" {
 		return Image{}, exists(p, r.Name)
 	}
-	if _, err := l.expect(l.context(), &r); err != nil {
+	x, err := l.expect(l.context(), &r)
+	if err != nil {
 		return Image{}, err
 	}
 	l.mu.Lock()
@@ -700,22 +720,22 @@ func (l *Library) Announce(r Request) (Image, error) {
 		return Image{}, problem(InUse, "try again in some minutes", "%d uploads are announced already and have not begun", most)
 	}
 	r.Pool = p.Name
-	l.announced[e.key()] = announcement{r, time.Now().Add(announceLimit)}
+	l.announced[e.key()] = announcement{x.found(r), time.Now().Add(announceLimit)}
 	return e.Image, nil
 }
 
-// Announced is what was announced of an upload, once.
-func (l *Library) Announced(pool, name string) Request {
-	r := Request{Pool: pool, Name: name}
+// Announced is what was announced of an upload, once; without that it is just the name.
+func (l *Library) Announced(pool, name string) (r Request, was bool) {
+	r = Request{Pool: pool, Name: name}
 	p, err := l.poolFor(pool)
 	if err != nil {
-		return r
+		return r, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a, ok := l.announced[key(p.Name, name)]; ok {
 		delete(l.announced, key(p.Name, name))
-		return a.request
+		return a.request, true
 	}
-	return r
+	return r, false
 }

@@ -162,7 +162,7 @@ func (l *Library) Collect(ctx context.Context, unused time.Duration, dry bool) (
 		}
 		all = append(all, r)
 	}
-	failed := func(e *entry) bool { return e.State == wire.ImageFailed && e.Place == "" }
+	failed := func(e *entry) bool { return e.State == wire.ImageFailed && !rotten(e) }
 	for _, e := range l.entries() {
 		if failed(e) && !l.occupied(e.Pool, e.Name) {
 			kept := int64(0)
