@@ -165,16 +165,6 @@ func (m *moves) of(s *session) *moves {
 
 func (m *moves) unseen() bool { return m.last > m.seen }
 
-// lastMove is the number of the tray's last event.
-func (d *drive) lastMove(s *session) uint64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.moves.of(s).last
-}
-
-// movedSince reports whether the tray has moved, or may have.
-func (d *drive) movedSince(s *session, event uint64) bool { return d.lastMove(s) > event }
-
 // mayHaveMoved is told that the tray's events may be among those that were missed up to a
 // number.
 func (d *drive) mayHaveMoved(s *session, seq uint64) {

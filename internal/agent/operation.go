@@ -324,13 +324,10 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) (err error)
 	return nil
 }
 
-// lookAgain looks at the drive once its volume is active, if its tray has moved: that may
-// have taken seconds, and a disc that somebody else has put in meanwhile is not ours to
-// replace. Nobody gets a disc into a closed tray without an event.
+// lookAgain looks at the drive once its volume is active: that may have taken seconds, and
+// a disc that somebody else has put in meanwhile is not ours to replace. It asks QEMU: the
+// event of a tray that has just moved may still be on its way.
 func (o *Operation) lookAgain(ctx context.Context, s *session, t *task) error {
-	if !t.before.TrayOpen && !o.drive.movedSince(s, t.seen) {
-		return nil
-	}
 	st, err := o.look(ctx, s, t.id)
 	if err != nil {
 		return err
@@ -460,7 +457,6 @@ type task struct {
 	id          string         // QEMU's id of the drive
 	place       *library.Place // of an image of the library
 	before      blockdev.State
-	seen        uint64 // the drive's last event when before was asked for
 	nothingToDo string // why there is nothing to do
 }
 

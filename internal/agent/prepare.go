@@ -36,12 +36,11 @@ func (o *Operation) prepare(ctx context.Context, s *session) (*task, error) {
 			}
 		}()
 	}
-	seen := d.lastMove(s)
 	st, err := o.look(ctx, s, d.id())
 	if o.Verb != Eject {
 		got = o.await(ctx, disc)
 	}
-	t := &task{file: got.file, volume: got.volume, place: got.place, id: d.id(), before: st, seen: seen}
+	t := &task{file: got.file, volume: got.volume, place: got.place, id: d.id(), before: st}
 	switch {
 	case err != nil:
 		err = o.cannotLook(s, err)
@@ -131,7 +130,6 @@ func (o *Operation) check(ctx context.Context, s *session, t *task, medium *Medi
 		}
 		// What was in the drive before may not be in it after.
 		var err error
-		t.seen = d.lastMove(s)
 		if t.before, err = o.look(ctx, s, t.id); err != nil {
 			return o.cannotLook(s, err)
 		}
