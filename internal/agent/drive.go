@@ -165,15 +165,6 @@ func (m *moves) of(s *session) *moves {
 
 func (m *moves) unseen() bool { return m.last > m.seen }
 
-// mayHaveMoved is told that the tray's events may be among those that were missed up to a
-// number.
-func (d *drive) mayHaveMoved(s *session, seq uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	m := d.moves.of(s)
-	m.last = max(m.last, seq)
-}
-
 // trayMoved is told of DEVICE_TRAY_MOVED, an event of that number.
 func (d *drive) trayMoved(s *session, seq uint64) {
 	d.wakeUp()

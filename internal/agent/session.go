@@ -293,9 +293,6 @@ func (s *session) follow() {
 		if n := s.events.Missed(); n != missed {
 			missed = n
 			s.vm.a.log.Warn("QEMU sent more events than could be followed: asking for its state instead", "vm", s.vm.name, "missed", n)
-			for _, d := range s.vm.allDrives() {
-				d.mayHaveMoved(s, e.Seq)
-			}
 			s.wakeAll()
 			s.vm.lookSoon()
 		}
