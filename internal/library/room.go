@@ -2,7 +2,6 @@ package library
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -180,7 +179,6 @@ func (l *Library) Collect(ctx context.Context, unused time.Duration, dry bool) (
 	if unused <= 0 {
 		return all, nil
 	}
-	var errs []error
 	for _, p := range l.list() {
 		for _, g := range l.groups(p.Name) {
 			if !g.free || time.Since(g.last) < unused {
@@ -196,7 +194,7 @@ func (l *Library) Collect(ctx context.Context, unused time.Duration, dry bool) (
 			}
 		}
 	}
-	return all, errors.Join(errs...)
+	return all, nil
 }
 
 // usedEvery is how exact Used is: a write to the state file an hour at most.
