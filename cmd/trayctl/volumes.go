@@ -133,17 +133,23 @@ func (c *cli) statusCommand() *cobra.Command {
 	}
 }
 
+// byState is how many there are in each state, in words.
+func byState(counts map[string]int) string {
+	var words []string
+	for _, state := range slices.Sorted(maps.Keys(counts)) {
+		words = append(words, fmt.Sprintf("%d %s", counts[state], state))
+	}
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
 func summaryTable(w io.Writer, s wire.Summary) {
 	row(w, "trayd", fmt.Sprintf("%s (pid %d)", s.Version, s.PID))
 	row(w, "machines", fmt.Sprintf("%d, %d attached", s.VMs.All, s.VMs.Attached))
-	var drives []string
-	for _, state := range slices.Sorted(maps.Keys(s.Drives)) {
-		drives = append(drives, fmt.Sprintf("%d %s", s.Drives[state], state))
-	}
-	if len(drives) == 0 {
-		drives = []string{"none"}
-	}
-	row(w, "drives", strings.Join(drives, ", "))
+	row(w, "drives", byState(s.Drives))
+	row(w, "images", byState(s.Images))
 	row(w, "operations", fmt.Sprint(len(s.Operations)))
 	active, waiting := 0, 0
 	for _, v := range s.Volumes {

@@ -4,7 +4,7 @@ import "context"
 
 // Summary asks every machine, and the kernel, and sums it up.
 func (a *Agent) Summary(ctx context.Context) Summary {
-	s := Summary{Drives: make(map[string]int), Operations: []*OperationStatus{}}
+	s := Summary{Drives: make(map[string]int), Images: make(map[string]int), Operations: []*OperationStatus{}}
 	s.VMs.Attached, s.VMs.All = a.Attached()
 	for _, v := range a.VMs(ctx) {
 		for _, d := range v.Drives {
@@ -15,7 +15,13 @@ func (a *Agent) Summary(ctx context.Context) Summary {
 		}
 	}
 	s.Volumes = a.Volumes(ctx)
+	for _, i := range a.images.Images() {
+		s.Images[string(i.State)]++
+	}
 	s.Problems = a.Check(ctx)
+	for _, p := range a.images.Problems() {
+		s.Problems = append(s.Problems, Finding{Problem: p.Detail, Next: p.Next})
+	}
 	return s
 }
 

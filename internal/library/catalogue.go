@@ -2,6 +2,7 @@ package library
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -192,4 +193,24 @@ func (l *Library) shown(e *entry) Image {
 	}
 	i.Users = l.usersOf(e)
 	return i
+}
+
+// Problems are the images that need somebody's attention: those that have failed, and those
+// whose pool isn't where it was. Next of each says what to do.
+func (l *Library) Problems() []*Error {
+	var all []*Error
+	for _, e := range l.entries() {
+		var moved *Error
+		p, err := l.pool(e.Pool)
+		if err == nil {
+			err = l.strayed(p, e)
+		}
+		switch {
+		case errors.As(err, &moved):
+			all = append(all, problem(moved.Code, "define the pool as it was, then use or remove the image", "%s can't be used: %s", e, moved.Detail))
+		case e.State == wire.ImageFailed && e.Failure != nil:
+			all = append(all, problem(e.Failure.Code, e.Failure.Remedy, "%s has failed: %s", e, e.Failure.Cause))
+		}
+	}
+	return all
 }

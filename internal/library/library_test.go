@@ -333,6 +333,7 @@ func TestPoolMoved(t *testing.T) {
 		require.ErrorContains(t, l.Remove(t.Context(), pool, "debian"), "was put into")
 	}
 	require.FileExists(t, theirs)
+	require.Len(t, l.Problems(), 2)
 	require.Equal(t, []string{"debian"}, entries(t, v.dir))
 	require.Len(t, l.Images(), 2)
 }

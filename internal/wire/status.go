@@ -90,6 +90,7 @@ type Summary struct {
 		All      int `json:"all"`
 	} `json:"vms"`
 	Drives     map[string]int     `json:"drives"` // how many are in each state
+	Images     map[string]int     `json:"images"` // the same
 	Operations []*OperationStatus `json:"operations"`
 	Volumes    []VolumeStatus     `json:"volumes"`
 	Problems   []Finding          `json:"problems"` // what needs somebody's attention
