@@ -203,9 +203,7 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		return &Outcome{Operation: o.ID, Verb: o.Verb, Medium: o.Medium, By: o.By, Result: Done, Reason: t.nothingToDo, At: time.Now().UTC()}, nil
 	}
 	if t.volume != nil {
-		if err = o.turnOn(ctx, s, t); err == nil {
-			err = o.lookAgain(ctx, s, t)
-		}
+		err = o.turnOn(ctx, s, t)
 	} else {
 		err = o.intend(s, t)
 	}
@@ -314,9 +312,16 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) (err error)
 			return newError(StateRefused, "free space in state_dir, or see `trayctl state check`", "whose volume %s is can't be written to the state file: %w", target.Volume, err)
 		}
 	}
+	again := make(chan error, 1)
+	go func() { again <- o.lookAgain(ctx, s, t) }() // QEMU's time and the disk's are not added up
 	var medium *Medium
-	if t.file, medium, err = a.inspectVolume(ctx, t.volume, target, !o.req.NoValidate); err != nil {
+	t.file, medium, err = a.inspectVolume(ctx, t.volume, target, !o.req.NoValidate)
+	elsewhere := <-again
+	switch {
+	case err != nil:
 		return o.about(err)
+	case elsewhere != nil:
+		return elsewhere
 	}
 	// Known from here on, and durable with the outcome.
 	o.drive.note(func(rec *Record) { rec.aim(medium) })
