@@ -1,0 +1,43 @@
+package api
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestOpenCallers: a client gets trayd to open a file that it has open for reading itself,
+// and nothing else: trayd may read far more than its clients.
+func TestOpenCallers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disc.iso")
+	require.NoError(t, os.WriteFile(path, []byte("content"), 0o600))
+	try := func(flags int, name string) *os.File {
+		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		defer unix.Close(fd)
+		return openCallers(os.Getpid(), fmt.Sprint(fd))
+	}
+	for _, flags := range []int{unix.O_RDONLY, unix.O_RDWR} {
+		f := try(flags, path)
+		require.NotNil(t, f)
+		b, err := io.ReadAll(f)
+		require.NoError(t, err)
+		require.Equal(t, "content", string(b))
+		_, err = f.Write([]byte("x"))
+		require.Error(t, err, "it is opened for reading alone")
+		require.NoError(t, f.Close())
+	}
+	require.Nil(t, try(unix.O_WRONLY, path), "it can't read it")
+	require.Nil(t, try(unix.O_PATH, path), "that proves no right to read it")
+	require.Nil(t, try(unix.O_RDONLY, filepath.Dir(path)), "a directory")
+	require.Nil(t, try(unix.O_RDONLY, "/dev/null"), "a device")
+	for _, number := range []string{"", "-1", "x", "65536", "9999", "../mem"} {
+		require.Nil(t, openCallers(os.Getpid(), number), number)
+	}
+	require.Nil(t, openCallers(0, "1"), "nobody knows who it is")
+}
