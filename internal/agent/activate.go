@@ -7,8 +7,9 @@ import (
 
 // turnOn makes the intent durable, activates the disc's volume, and opens and inspects
 // the disc. Its own claim to the volume is durable before the volume is activated, and
-// nobody turns the volume off in between.
-func (o *Operation) turnOn(ctx context.Context, s *session, t *task) (err error) {
+// nobody turns the volume off in between. s is nil for a machine that is about to be
+// started: then p is trayd itself, whose death ends the claim.
+func (o *Operation) turnOn(ctx context.Context, s *session, p Process, t *task) (err error) {
 	a, target := o.drive.vm.a, t.change.Target
 	ctx, cancel := context.WithTimeout(ctx, activateLimit)
 	defer cancel()
@@ -36,7 +37,7 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) (err error)
 	if target.Foreign, looked, err = a.claim(ctx, t.volume); err != nil {
 		return o.about(volumeError(target.Name, err))
 	}
-	if err := o.intend(s, t); err != nil {
+	if err := o.intend(p, t); err != nil {
 		return err
 	}
 	made, err := a.activate(ctx, t.volume)
@@ -54,7 +55,13 @@ func (o *Operation) turnOn(ctx context.Context, s *session, t *task) (err error)
 		}
 	}
 	again := make(chan error, 1)
-	go func() { again <- o.lookAgain(ctx, s, t) }() // QEMU's time and the disk's are not added up
+	go func() { // QEMU's time and the disk's are not added up
+		if s == nil {
+			again <- nil
+			return
+		}
+		again <- o.lookAgain(ctx, s, t)
+	}()
 	var medium *Medium
 	t.file, medium, err = a.inspectVolume(ctx, t.volume, target, !o.req.NoValidate)
 	elsewhere := <-again

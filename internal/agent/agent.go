@@ -45,6 +45,8 @@ type Options struct {
 	Volumes volume.Options // what the configuration says of this host's storage
 	Library library.Options
 
+	Machines MachineOptions // of trayd's own; without a Runner there are none
+
 	Log *slog.Logger
 	// FailPoint, when set, is called by name at each point at which the death of
 	// the agent is tested. It is nil in production.
@@ -68,6 +70,7 @@ type Agent struct {
 	features *featureCache
 	volumes  *volumes
 	images   *library.Library
+	machines *machines
 	prober   iso.Prober
 	// askedWindow is defaultAskedWindow; shorter in tests.
 	askedWindow time.Duration
@@ -111,6 +114,7 @@ func New(journal *state.Journal, o Options) (*Agent, error) {
 		}
 	}
 	a.mark = "trayd-" + id + "-"
+	a.machines = newMachines(a)
 	storage := o.Storage
 	if storage == nil {
 		storage = volume.NewHost(id, o.Volumes)
@@ -170,6 +174,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.startUnlessStopping(a.resumeImages)
 	a.startUnlessStopping(a.watchVolumes)
 	first := w.scan()
+	a.machines.begin()
 	a.start(func() {
 		over := time.NewTimer(firstRound)
 		defer over.Stop()

@@ -185,7 +185,7 @@ func (a *Agent) usersOf(p library.Place) []library.User {
 			}
 		}
 	}
-	return by
+	return append(by, a.machines.usersOf(p)...)
 }
 
 // standsOn reports whether a medium's volume and a place's are two views of one content.

@@ -10,7 +10,7 @@ import (
 )
 
 // exports is another client that exports a node, as a backup does; the function ends it.
-func (m *machine) exports(node string) (end func()) {
+func (m *testVM) exports(node string) (end func()) {
 	m.r.t.Helper()
 	m.qemu("nbd-server-start", map[string]any{"addr": map[string]any{
 		"type": "unix", "data": map[string]any{"path": filepath.Join(m.r.dir, "nbd")}}})

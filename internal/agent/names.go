@@ -62,6 +62,12 @@ const (
 	EventImageAdded    = wire.EventImageAdded
 	EventImageRemoved  = wire.EventImageRemoved
 	EventImageFailed   = wire.EventImageFailed
+	EventVMCreated     = wire.EventVMCreated
+	EventVMRemoved     = wire.EventVMRemoved
+	EventVMStarted     = wire.EventVMStarted
+	EventVMStopped     = wire.EventVMStopped
+	EventVMFailed      = wire.EventVMFailed
+	EventVMInstalled   = wire.EventVMInstalled
 	EventConflict      = wire.EventConflict
 	NoSuchVM           = wire.NoSuchVM
 	NoSuchDrive        = wire.NoSuchDrive
@@ -103,5 +109,15 @@ const (
 	ImageDamaged       = wire.ImageDamaged
 	ImageUnsigned      = wire.ImageUnsigned
 	ImageCutOff        = wire.ImageCutOff
+	VMExists           = wire.VMExists
+	VMRunning          = wire.VMRunning
+	VMNotRunning       = wire.VMNotRunning
+	VMBusy             = wire.VMBusy
+	VMForeign          = wire.VMForeign
+	VMInvalid          = wire.VMInvalid
+	StartFailed        = wire.StartFailed
+	GuestRunsOn        = wire.GuestRunsOn
+	HostLacks          = wire.HostLacks
+	NoScreen           = wire.NoScreen
 	StateReleasing     = wire.StateReleasing
 )

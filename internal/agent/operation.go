@@ -62,13 +62,18 @@ type Operation struct {
 // begun; nothing was touched then. A begun operation goes on whatever becomes of
 // the caller.
 func (a *Agent) Start(req Request) (*Operation, error) {
-	o, err := a.begin(req)
+	o, ours, err := a.changeStopped(req)
+	if !ours {
+		o, err = a.begin(req)
+	}
 	if err != nil {
 		a.log.Warn("refused", "audit", true, "by", req.By.Name, "verb", req.Verb, "vm", req.VM, "drive", req.Drive,
 			"medium", req.Medium, "code", CodeOf(err), "error", err)
 		return nil, err
 	}
-	a.start(o.run)
+	if !ours {
+		a.start(o.run)
+	}
 	return o, nil
 }
 
@@ -203,13 +208,20 @@ func (o *Operation) perform(ctx context.Context, s *session) (*Outcome, error) {
 		return &Outcome{Operation: o.ID, Verb: o.Verb, Medium: o.Medium, By: o.By, Result: Done, Reason: t.nothingToDo, At: time.Now().UTC()}, nil
 	}
 	if t.volume != nil {
-		err = o.turnOn(ctx, s, t)
+		err = o.turnOn(ctx, s, s.process, t)
 	} else {
-		err = o.intend(s, t)
+		err = o.intend(s.process, t)
 	}
 	if d.record().Change == nil { // nothing was touched
 		return nil, err
 	}
+	return o.carryThrough(ctx, s, t, err)
+}
+
+// carryThrough is what follows the intent: the change and its outcome. err is what has
+// gone wrong since.
+func (o *Operation) carryThrough(ctx context.Context, s *session, t *task, err error) (*Outcome, error) {
+	d := o.drive
 	if err == nil {
 		err = o.stillThere(t)
 	}
@@ -247,10 +259,10 @@ func (o *Operation) stillThere(t *task) error {
 }
 
 // intend makes durable what is about to be done.
-func (o *Operation) intend(s *session, t *task) error {
+func (o *Operation) intend(p Process, t *task) error {
 	c := t.change
 	err := o.drive.amend(false, func(rec *Record) {
-		rec.Process, rec.Asked, rec.Change = s.process, nil, &c
+		rec.Process, rec.Asked, rec.Change = p, nil, &c
 		rec.keep()
 	})
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 // puts is another client that puts its own disc in, by force. QEMU before 7.1 has no
 // force for that: there the door must not be locked.
-func (m *machine) puts(drive, path string) {
+func (m *testVM) puts(drive, path string) {
 	m.r.t.Helper()
 	args := map[string]any{"id": drive, "filename": path, "format": "raw", "read-only-mode": "read-only"}
 	if m.forces() {
@@ -24,7 +24,7 @@ func (m *machine) puts(drive, path string) {
 	m.qemu("blockdev-change-medium", args)
 }
 
-func (m *machine) forces() bool {
+func (m *testVM) forces() bool {
 	m.r.t.Helper()
 	features, err := blockdev.Probe(m.r.t.Context(), m.side)
 	require.NoError(m.r.t, err)
@@ -32,7 +32,7 @@ func (m *machine) forces() bool {
 }
 
 // takesOut is another client that takes the disc out and leaves the tray open.
-func (m *machine) takesOut(drive string) {
+func (m *testVM) takesOut(drive string) {
 	m.r.t.Helper()
 	m.qemu("eject", map[string]any{"id": drive, "force": true})
 }
@@ -158,7 +158,7 @@ func TestOnDemand(t *testing.T) {
 }
 
 // dial connects to the machine's first monitor as soon as it is free.
-func (r *rig) dial(m *machine) *qmp.Conn {
+func (r *rig) dial(m *testVM) *qmp.Conn {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

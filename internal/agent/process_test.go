@@ -131,7 +131,7 @@ func TestUnknownOutcome(t *testing.T) {
 		{"stepwise", Replace, "medium-inserted", Done},
 	} {
 		t.Run(row.strategy+"/"+row.verb+"/"+row.at, func(t *testing.T) {
-			var m *machine
+			var m *testVM
 			armed := false
 			r := newRig(t, func(o *Options) {
 				o.Strategy, o.Command = row.strategy, 300*time.Millisecond

@@ -34,7 +34,7 @@ type rig struct {
 	journal *state.Journal
 	events  *Subscriber
 	halt    func() // stops the agent
-	vms     []*machine
+	vms     []*testVM
 	ended   bool // end has run
 }
 
@@ -148,16 +148,16 @@ func (r *rig) disc(volume string) string {
 	return qemutest.Disc(r.t, filepath.Join(r.dir, "media"), volume)
 }
 
-// machine is a QEMU of the rig. It runs, idly, unless the test says otherwise, and has
+// testVM is a QEMU of the rig. It runs, idly, unless the test says otherwise, and has
 // a second monitor for the test itself.
-type machine struct {
+type testVM struct {
 	*qemutest.VM
 	r    *rig
 	name string
 	side *qmp.Conn
 }
 
-func (r *rig) machine(name string, kind qemutest.Drive, more ...string) *machine {
+func (r *rig) machine(name string, kind qemutest.Drive, more ...string) *testVM {
 	r.t.Helper()
 	m := r.paused(name, kind, more...)
 	qemutest.Run(r.t, m.side)
@@ -165,7 +165,7 @@ func (r *rig) machine(name string, kind qemutest.Drive, more ...string) *machine
 }
 
 // paused is a machine that has not begun to run.
-func (r *rig) paused(name string, kind qemutest.Drive, more ...string) *machine {
+func (r *rig) paused(name string, kind qemutest.Drive, more ...string) *testVM {
 	r.t.Helper()
 	args := kind.Args
 	if kind.HasDisc {
@@ -174,12 +174,12 @@ func (r *rig) paused(name string, kind qemutest.Drive, more ...string) *machine 
 	return r.launch(name, append(append([]string{}, args...), more...)...)
 }
 
-func (r *rig) launch(name string, args ...string) *machine {
+func (r *rig) launch(name string, args ...string) *testVM {
 	r.t.Helper()
 	side := filepath.Join(r.dir, name+".side")
 	args = append(args, "-qmp", "unix:"+side+",server=on,wait=off")
 	args = append(args, qemutest.Idle(r.t, r.dir)...)
-	m := &machine{r: r, name: name, VM: qemutest.Start(r.t, filepath.Join(r.dir, "run"), name, args...)}
+	m := &testVM{r: r, name: name, VM: qemutest.Start(r.t, filepath.Join(r.dir, "run"), name, args...)}
 	var err error
 	r.within("the second monitor", func() bool {
 		m.side, err = qmp.Dial(context.Background(), side, nil)
@@ -192,13 +192,13 @@ func (r *rig) launch(name string, args ...string) *machine {
 }
 
 // qemu sends a command through the second monitor, as another client does.
-func (m *machine) qemu(command string, args any) {
+func (m *testVM) qemu(command string, args any) {
 	m.r.t.Helper()
 	require.NoError(m.r.t, m.side.Execute(context.Background(), command, args, nil))
 }
 
 // state is what QEMU says about the drive.
-func (m *machine) state(drive string) blockdev.State {
+func (m *testVM) state(drive string) blockdev.State {
 	m.r.t.Helper()
 	states, err := blockdev.ObserveAll(context.Background(), m.side)
 	require.NoError(m.r.t, err)
@@ -359,9 +359,9 @@ func (r *rig) end() {
 	}
 }
 
-func (m *machine) ended() bool { return m.side.Err() != nil }
+func (m *testVM) ended() bool { return m.side.Err() != nil }
 
-func (m *machine) noLeaks(mark string) {
+func (m *testVM) noLeaks(mark string) {
 	t := m.r.t
 	t.Helper()
 	ctx := context.Background()

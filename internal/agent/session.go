@@ -264,6 +264,7 @@ func (s *session) unclaimedLoans(ctx context.Context, but *drive) ([]blockdev.Lo
 func (s *session) follow() {
 	missed := uint64(0)
 	for e := range s.events.C {
+		s.vm.a.machines.event(s, e)
 		switch e.Name {
 		case "DEVICE_TRAY_MOVED":
 			s.trayMoved(e)

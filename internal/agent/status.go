@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,21 +41,36 @@ func (a *Agent) VMs(ctx context.Context) []VMStatus {
 		wg.Go(func() { all[i] = v.status(ctx) })
 	}
 	wg.Wait()
+	for i := range all {
+		all[i].Own = a.machines.own(all[i].Name)
+	}
+	all = append(all, a.machines.stoppedVMs(ctx, all)...)
+	slices.SortFunc(all, func(x, y VMStatus) int { return strings.Compare(x.Name, y.Name) })
 	return all
 }
 
 // VM shows one machine.
 func (a *Agent) VM(ctx context.Context, name string) (VMStatus, error) {
 	v, err := a.lookUpVM(name)
-	if err != nil {
+	var out VMStatus
+	switch {
+	case err == nil:
+		out = v.status(ctx)
+	case a.machines.own(name):
+		out = a.machines.stoppedVM(ctx, name)
+	default:
 		return VMStatus{}, err
 	}
-	return v.status(ctx), nil
+	a.machines.show(ctx, &out)
+	return out, nil
 }
 
 // Drive shows one drive, named by any of its names, or the only one.
 func (a *Agent) Drive(ctx context.Context, vmName, name string) (DriveStatus, error) {
 	v, err := a.lookUpVM(vmName)
+	if err != nil && a.machines.own(vmName) {
+		return a.machines.stoppedDrive(ctx, vmName, name)
+	}
 	if err != nil {
 		return DriveStatus{}, err
 	}

@@ -77,6 +77,9 @@ func (d *drive) writeOutcome(ctx context.Context, obs Observation, w Write) erro
 		return fmt.Errorf("write the outcome to the state file: %w", err)
 	}
 	d.vm.a.failPoint("outcome-written")
+	if obs.VM == Present && rec.Change == nil && d.vm.a.machines.own(rec.VM) {
+		d.vm.a.machines.followDrive(rec.VM, rec.Drive, rec)
+	}
 	if w.Event != "" {
 		e := Event{Type: w.Event, VM: rec.VM, Drive: rec.Drive, Detail: w.Detail}
 		if rec.Last != nil {

@@ -195,7 +195,7 @@ func (v *vm) supervise(ctx context.Context) {
 // at once, and the next look waited for. The way may change by Reload, which kicks.
 func (v *vm) stay(ctx context.Context, s *session, release func()) {
 	ended := s.conn.Done()
-	for v.a.opts().Attach != OnDemand {
+	for v.persistent() {
 		select {
 		case <-ctx.Done():
 			release()
@@ -231,6 +231,12 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 	case <-v.kick:
 	case <-gone:
 	}
+}
+
+// persistent reports whether the machine's monitor is held. That of a machine of trayd's own
+// is nobody else's, and says what the guest does.
+func (v *vm) persistent() bool {
+	return v.a.opts().Attach != OnDemand || v.a.machines.own(v.name)
 }
 
 // sleep waits, and reports whether it was kicked.
@@ -321,6 +327,7 @@ func (v *vm) connect(ctx context.Context) (*session, func(), error) {
 	s.holds++
 	v.mu.Unlock()
 	s.settleAll(ctx)
+	v.a.machines.attached(v)
 	if first || v.a.opts().Attach == Persistent {
 		v.a.publish(Event{Type: EventVMAttached, VM: v.name, Detail: "QEMU " + s.conn.Version().String()})
 	}
@@ -424,6 +431,7 @@ func (v *vm) letGoIfEnded() error {
 		d.machineEnded()
 		d.dropRecord()
 	}
+	v.a.machines.ended(v.name, endSeen)
 	v.a.retryReleases() // it may have held one
 	v.a.publish(Event{Type: EventVMEnded, VM: v.name, Detail: "the machine's process ended"})
 	return nil

@@ -103,6 +103,14 @@ func (w *watcher) scan() (started []*vm) {
 			found[name] = path
 		}
 	}
+	w.watchMachines()
+	for name, path := range w.a.machines.sockets() {
+		if other := found[name]; other != "" && !w.clashes[other] {
+			w.clashes[other] = true
+			w.a.log.Warn("a monitor socket has the name of a machine of trayd's own: it is left", "vm", name, "left", other)
+		}
+		found[name] = path
+	}
 	for name, path := range found {
 		if v := w.a.vm(name); v.launch(path) {
 			started = append(started, v)
@@ -124,8 +132,26 @@ func (w *watcher) scan() (started []*vm) {
 	return started
 }
 
+// watchMachines watches the directories that machines of trayd's own make their sockets in.
+func (w *watcher) watchMachines() {
+	o := w.a.opts().Machines
+	if o.Runner == nil {
+		return
+	}
+	w.watch(o.RunDir)
+	dirs, _ := os.ReadDir(o.RunDir) // made later, maybe
+	for _, d := range dirs {
+		if d.IsDir() {
+			w.watch(filepath.Join(o.RunDir, d.Name()))
+		}
+	}
+}
+
 // matches reports whether a socket of that path would be a machine's.
 func (w *watcher) matches(path string) bool {
+	if o := w.a.opts().Machines; o.Runner != nil && filepath.Dir(filepath.Dir(path)) == o.RunDir {
+		return true
+	}
 	for _, glob := range w.a.opts().Monitors {
 		if ok, err := filepath.Match(glob, path); err == nil && ok {
 			return true

@@ -52,6 +52,16 @@ var statuses = map[agent.Code]int{
 	agent.Stopping:       http.StatusServiceUnavailable,
 	agent.StateRefused:   http.StatusInsufficientStorage,
 	agent.Unknown:        http.StatusGatewayTimeout,
+	agent.VMExists:       http.StatusConflict,
+	agent.VMRunning:      http.StatusConflict,
+	agent.VMNotRunning:   http.StatusConflict,
+	agent.VMBusy:         http.StatusConflict,
+	agent.VMForeign:      http.StatusConflict,
+	agent.VMInvalid:      http.StatusUnprocessableEntity,
+	agent.StartFailed:    http.StatusBadGateway,
+	agent.GuestRunsOn:    http.StatusConflict,
+	agent.HostLacks:      http.StatusServiceUnavailable,
+	agent.NoScreen:       http.StatusConflict,
 }
 
 func writeError(w http.ResponseWriter, err error) {

@@ -25,6 +25,12 @@ const (
 	EventImageAdded    = "image-added"
 	EventImageRemoved  = "image-removed"
 	EventImageFailed   = "image-failed"
+	EventVMCreated     = "vm-created"
+	EventVMRemoved     = "vm-removed"
+	EventVMStarted     = "vm-started" // a machine of trayd's own runs
+	EventVMStopped     = "vm-stopped" // and has ended: on its own, or asked to
+	EventVMFailed      = "vm-failed"  // it could not be started, or ended badly
+	EventVMInstalled   = "vm-installed"
 	EventConflict      = "conflict" // somebody else's disc is in
 )
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -251,4 +252,12 @@ type StopResult struct {
 	VM     string        `json:"vm"`
 	Forced bool          `json:"forced"`
 	Took   time.Duration `json:"took"`
+}
+
+// OnlyWhenStopped reports whether the change is of more than what the machine doesn't
+// notice: its autostart.
+func (c MachineChange) OnlyWhenStopped() bool {
+	autostart := c.Autostart
+	c.Autostart = nil
+	return autostart == nil || !reflect.DeepEqual(c, MachineChange{})
 }

@@ -66,6 +66,16 @@ const (
 	ImageDamaged   Code = "image-damaged"    // its content has changed since it was added
 	ImageUnsigned  Code = "image-unverified" // this host wants a checksum or a signature
 	ImageCutOff    Code = "image-interrupted"
+	VMExists       Code = "vm-exists"
+	VMRunning      Code = "vm-running" // it has to be stopped for that
+	VMNotRunning   Code = "vm-not-running"
+	VMBusy         Code = "vm-busy"            // something else is done to the machine
+	VMForeign      Code = "vm-not-ours"        // trayd attaches to it, and doesn't run it
+	VMInvalid      Code = "definition-refused" // of a machine
+	StartFailed    Code = "start-failed"
+	GuestRunsOn    Code = "guest-runs-on" // it was asked to power off, and did not in time
+	HostLacks      Code = "host-lacks"    // a program or firmware that the machine needs
+	NoScreen       Code = "no-screen"
 )
 
 // SourceCode begins the codes of failures of an image's source: source-not-found,

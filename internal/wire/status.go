@@ -13,6 +13,10 @@ type VMStatus struct {
 	Next     string        `json:"next,omitempty"`   // what to do about it
 	Drives   []DriveStatus `json:"drives"`
 	Answered bool          `json:"answered"` // QEMU confirmed what is said here, now
+	// Own is set for a machine of trayd's own; Machine is what is known of it besides, where
+	// one machine was asked for.
+	Own     bool           `json:"own,omitempty"`
+	Machine *MachineStatus `json:"machine,omitempty"`
 }
 
 // The states of a drive beside Loading and Ejecting.

@@ -1,0 +1,447 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/wire"
+	"github.com/trayd/trayd/qmp"
+)
+
+// What a machine that is being installed boots from is decided by what the guest does, never
+// by a clock. As soon as it writes to a disk (QEMU tells at the first write), the running
+// machine's boot order is turned round, disks first, so that its next reset boots what was
+// installed, whoever is there to see it. The definition follows at the guest's reset or
+// power-off, or when the guest ejects the disc: a machine that is killed in the middle of an
+// installation begins anew with its disc.
+
+// installing is what is known of a running machine beyond its definition.
+type installing struct {
+	written bool // the guest has written to a disk
+	killed  bool // it was ended by us
+}
+
+func (m *machines) known(name string, f func(*installing)) installing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := m.watch[name]
+	if i == nil {
+		i = &installing{}
+		m.watch[name] = i
+	}
+	f(i)
+	return *i
+}
+
+func (m *machines) setKilled(name string) { m.known(name, func(i *installing) { i.killed = true }) }
+
+// anyWrite is an offset that every write goes beyond: 0 means none (block-set-write-threshold).
+const anyWrite = 1
+
+// followInstall has QEMU tell when the guest first writes to a disk.
+func (m *machines) followInstall(ctx context.Context, s *session, d *machine.Definition) error {
+	if d.Boot != wire.BootCDROMOnce {
+		return nil
+	}
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	for _, k := range d.Disks {
+		if err := s.conn.Execute(ctx, "block-set-write-threshold", map[string]any{"node-name": k.Name, "write-threshold": anyWrite}, nil); err != nil {
+			return fmt.Errorf("QEMU can't be asked to tell of the first write to disk %s: %w", k.Name, err)
+		}
+	}
+	return nil
+}
+
+// attached is told of every new session of a machine of trayd's own: a start that was cut off
+// or that `systemctl start` began is gone on with, and what happened meanwhile is learnt.
+func (m *machines) attached(v *vm) {
+	if !m.own(v.name) {
+		return
+	}
+	m.a.startUnlessStopping(func() {
+		if m.doing(v.name) != "" {
+			return
+		}
+		ctx := m.a.ctx
+		d, err := m.store().Load(v.name)
+		if err != nil {
+			return
+		}
+		s, release := v.current()
+		if s == nil {
+			return
+		}
+		defer release()
+		bounded, cancel := s.command(ctx)
+		defer cancel()
+		switch st, err := s.conn.QueryStatus(bounded); {
+		case err != nil:
+		case st.Status == prelaunch:
+			if began, err := m.a.StartVM(ctx, v.name, Caller{Name: "the service manager"}); err == nil {
+				for _, w := range began.Warnings {
+					m.a.log.Warn(w, "vm", v.name)
+				}
+			}
+		default:
+			if err := m.noteRun(v.name, s.process); err != nil {
+				m.a.log.Warn("that the machine runs can't be written to the state file", "vm", v.name, "error", err)
+			}
+			m.catchUp(ctx, s, d)
+		}
+	})
+}
+
+// catchUp learns what a running machine did while trayd didn't look.
+func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definition) {
+	if err := s.know(ctx); err == nil {
+		for _, c := range d.CDROMs {
+			if rec := s.vm.drive(c.Name).record(); rec.Change == nil {
+				m.followDrive(s.vm.name, c.Name, rec)
+			}
+		}
+	}
+	if d.Boot != wire.BootCDROMOnce {
+		return
+	}
+	written, err := m.writtenInQEMU(ctx, s, d)
+	switch {
+	case err != nil:
+	case written:
+		m.wroteDisk(s.vm)
+		return
+	default:
+		err = m.followInstall(ctx, s, d)
+	}
+	if err != nil {
+		m.a.log.Warn("whether the installation has begun can't be found out", "vm", s.vm.name, "error", err)
+	}
+}
+
+// writtenInQEMU asks QEMU whether the guest has written to a disk since it was started.
+func (m *machines) writtenInQEMU(ctx context.Context, s *session, d *machine.Definition) (bool, error) {
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	var stats []struct {
+		Node  string `json:"node-name"`
+		Stats struct {
+			Writes int64 `json:"wr_operations"`
+		} `json:"stats"`
+	}
+	if err := s.conn.Execute(ctx, "query-blockstats", nil, &stats); err != nil {
+		return false, err
+	}
+	for _, st := range stats {
+		if st.Stats.Writes > 0 && slices.ContainsFunc(d.Disks, func(k wire.Disk) bool { return k.Name == st.Node }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// event is told of QEMU's events about a machine.
+func (m *machines) event(s *session, e qmp.Event) {
+	if !m.own(s.vm.name) {
+		return
+	}
+	var data struct {
+		Guest  bool   `json:"guest"`
+		Reason string `json:"reason"`
+	}
+	_ = json.Unmarshal(e.Data, &data) // an event without them has neither
+	switch e.Name {
+	case "BLOCK_WRITE_THRESHOLD":
+		m.a.start(func() { m.wroteDisk(s.vm) })
+	case "RESET":
+		if data.Guest {
+			m.a.start(func() { m.guestReset(s.vm) })
+		}
+	case "SHUTDOWN":
+		if data.Guest {
+			m.known(s.vm.name, func(i *installing) { i.written = i.written || m.writtenByNow(s) })
+		} else {
+			m.setKilled(s.vm.name)
+		}
+	}
+}
+
+// writtenByNow is for a disk's first write whose event came with the machine's end.
+func (m *machines) writtenByNow(s *session) bool {
+	d, err := m.store().Load(s.vm.name)
+	if err != nil || d.Boot != wire.BootCDROMOnce {
+		return false
+	}
+	for _, k := range d.Disks {
+		if w, err := machine.Written(m.store().Path(d.Name, machine.DiskFile(k))); err == nil && w {
+			return true
+		}
+	}
+	return false
+}
+
+// wroteDisk turns the boot order of a running machine round.
+func (m *machines) wroteDisk(v *vm) {
+	d, err := m.store().Load(v.name)
+	if err != nil || d.Boot != wire.BootCDROMOnce {
+		return
+	}
+	if was := m.known(v.name, func(*installing) {}); was.written {
+		return
+	}
+	m.known(v.name, func(i *installing) { i.written = true })
+	s, release := v.current()
+	if s == nil {
+		return
+	}
+	defer release()
+	next := *d
+	next.Boot = wire.BootDisk
+	if err := m.order(m.a.ctx, s, &next); err != nil && s.conn.Err() == nil {
+		m.a.log.Warn("the boot order can't be turned round: the machine's next reset boots the disc again", "vm", v.name, "error", err)
+	}
+}
+
+// rearm has a machine that is being installed boot from its disc again.
+func (m *machines) rearm(ctx context.Context, s *session, d *machine.Definition) {
+	if d.Boot != wire.BootCDROMOnce {
+		return
+	}
+	m.known(d.Name, func(i *installing) { i.written = false })
+	if err := errors.Join(m.order(ctx, s, d), m.followInstall(ctx, s, d)); err != nil {
+		m.a.log.Warn("the machine may boot its disk, and not its disc", "vm", d.Name, "error", err)
+	}
+}
+
+// orderStep is between the two ranges of indices: each may be used once at a time, so that
+// an order that is turned round goes to the other range.
+const orderStep = 1000
+
+// order gives the devices of a running machine their boot indices. The firmware reads them
+// at the next reset.
+func (m *machines) order(ctx context.Context, s *session, d *machine.Definition) error {
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	base := 0
+	if d.Boot == wire.BootDisk {
+		base = orderStep
+	}
+	for i, name := range machine.BootOrder(d) {
+		path, want := "/machine/peripheral/"+name, base+i+1
+		var now int
+		if err := s.conn.Execute(ctx, "qom-get", map[string]any{"path": path, "property": "bootindex"}, &now); err != nil {
+			return fmt.Errorf("boot index of %s: %w", name, err)
+		}
+		if now == want {
+			continue
+		}
+		if err := s.conn.Execute(ctx, "qom-set", map[string]any{"path": path, "property": "bootindex", "value": want}, nil); err != nil {
+			return fmt.Errorf("boot index of %s, %s: %w", name, strconv.Itoa(want), err)
+		}
+	}
+	return nil
+}
+
+// guestReset is told that the guest has reset the machine: the first boot is over, and with
+// a written disk the installation is.
+func (m *machines) guestReset(v *vm) {
+	d, err := m.store().Load(v.name)
+	if err != nil {
+		return
+	}
+	for _, c := range d.CDROMs {
+		if c.Seed && c.Medium != "" {
+			m.takeOut(v, c.Name, "the first boot has ended")
+		}
+	}
+	m.installed(v.name, true)
+}
+
+// installed flips a machine whose disk has been written to.
+func (m *machines) installed(name string, runs bool) {
+	now := m.known(name, func(*installing) {})
+	d, err := m.store().Load(name)
+	if err != nil || d.Boot != wire.BootCDROMOnce || !now.written {
+		return
+	}
+	disc := ""
+	for _, dev := range machine.BootOrder(d) {
+		if i := slices.IndexFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == dev && c.Medium != "" }); i >= 0 && disc == "" {
+			disc = dev
+		}
+	}
+	detach := d.DetachAfterInstall && disc != ""
+	m.edit(name, func(d *machine.Definition) {
+		d.Boot = wire.BootDisk
+		for i := range d.CDROMs {
+			if detach && !runs && d.CDROMs[i].Name == disc {
+				d.CDROMs[i].Medium = ""
+			}
+		}
+	})
+	m.a.publish(Event{Type: EventVMInstalled, VM: name, Detail: "the guest has written its disk, and boots from that now"})
+	if detach && runs {
+		m.takeOut(m.a.vm(name), disc, "the installation has ended")
+	}
+}
+
+// takeOut ejects a disc that is of no use any more.
+func (m *machines) takeOut(v *vm, drive, why string) {
+	o, err := m.a.Start(Request{VM: v.name, Drive: drive, Verb: Eject, Force: true, By: Caller{Name: "trayd, since " + why}})
+	if err == nil {
+		_, err = o.Wait(m.a.ctx)
+	}
+	if err != nil {
+		m.a.log.Warn("a disc of no use any more can't be taken out", "vm", v.name, "drive", drive, "error", err)
+	}
+}
+
+// edit changes a machine's definition.
+func (m *machines) edit(name string, change func(*machine.Definition)) {
+	m.edits.Lock()
+	defer m.edits.Unlock()
+	d, err := m.store().Load(name)
+	if err == nil {
+		change(d)
+		err = m.store().Save(d)
+	}
+	if err != nil {
+		m.a.log.Error("a machine's definition can't be changed", "vm", name, "error", err)
+	}
+}
+
+// followDrive makes a definition say what is in a drive of the running machine: that is what
+// its owner sees, and expects after the next start.
+func (m *machines) followDrive(name, drive string, rec Record) {
+	medium := ""
+	if rec.Loaded != nil {
+		medium = rec.Loaded.Medium.Name
+	}
+	d, err := m.store().Load(name)
+	if err != nil {
+		return
+	}
+	i := slices.IndexFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == drive })
+	if i < 0 || d.CDROMs[i].Medium == medium {
+		return
+	}
+	byGuest := rec.Last != nil && rec.Last.By == ByGuest && medium == ""
+	m.edit(name, func(d *machine.Definition) {
+		i := slices.IndexFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == drive })
+		if i < 0 {
+			return
+		}
+		if d.CDROMs[i].Seed && medium == "" {
+			d.CDROMs = slices.Delete(d.CDROMs, i, i+1)
+			return
+		}
+		d.CDROMs[i].Medium = medium
+		if byGuest && d.Boot == wire.BootCDROMOnce {
+			d.Boot = wire.BootDisk // the installer's own eject
+		}
+	})
+	if d.CDROMs[i].Seed && medium == "" {
+		m.removeSeed(name)
+	}
+	if byGuest && d.Boot == wire.BootCDROMOnce {
+		m.a.publish(Event{Type: EventVMInstalled, VM: name, Detail: "the guest has ejected its disc, and boots from its disk now"})
+		if s, release := m.a.vm(name).current(); s != nil {
+			next := *d
+			next.Boot = wire.BootDisk
+			if err := m.order(m.a.ctx, s, &next); err != nil && s.conn.Err() == nil {
+				m.a.log.Warn("the boot order can't be turned round", "vm", name, "error", err)
+			}
+			release()
+		}
+	}
+}
+
+func (m *machines) removeSeed(name string) {
+	if err := os.Remove(m.store().Path(name, machine.SeedFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		m.a.log.Warn("cloud-init's disc can't be removed", "vm", name, "error", err)
+	}
+}
+
+// How a machine ended.
+type end int
+
+const (
+	endSeen   end = iota // while trayd looked
+	endUnseen            // while it didn't run
+)
+
+// ended is told that a machine's process is no more.
+func (m *machines) ended(name string, how end) {
+	if m.options().Runner == nil {
+		return
+	}
+	var r run
+	if ok, err := m.a.journal.Get(runPrefix+name, &r); err != nil || !ok {
+		return // none of ours, or it never ran
+	}
+	if m.own(name) {
+		now := m.known(name, func(i *installing) {})
+		if how == endUnseen {
+			// Nobody knows whether it was powered off or killed: a disk that was written is
+			// taken for installed, since most machines aren't killed.
+			if d, err := m.store().Load(name); err == nil {
+				for _, k := range d.Disks {
+					if w, err := machine.Written(m.store().Path(name, machine.DiskFile(k))); err == nil && w {
+						m.known(name, func(i *installing) { i.written = true })
+					}
+				}
+			}
+		}
+		if !now.killed {
+			m.installed(name, false)
+			m.firstBootOver(name)
+		}
+		m.a.publish(Event{Type: EventVMStopped, VM: name, Detail: stoppedDetail(how, now, r)})
+	}
+	m.mu.Lock()
+	delete(m.watch, name)
+	m.mu.Unlock()
+	if err := m.a.journal.Delete(runPrefix + name); err != nil {
+		m.a.log.Warn("the record of a machine that has ended can't be removed", "vm", name, "error", err)
+	}
+}
+
+func stoppedDetail(how end, now installing, r run) string {
+	ran := ", after " + time.Since(r.Since).Round(time.Second).String()
+	switch {
+	case how == endUnseen:
+		return "ended while trayd didn't run"
+	case now.killed:
+		return "was ended" + ran
+	}
+	return "has ended" + ran
+}
+
+// firstBootOver takes cloud-init's disc away.
+func (m *machines) firstBootOver(name string) {
+	d, err := m.store().Load(name)
+	if err != nil || !slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Seed }) {
+		return
+	}
+	m.edit(name, func(d *machine.Definition) {
+		d.CDROMs = slices.DeleteFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Seed })
+	})
+	m.removeSeed(name)
+}
+
+// forgetSeed removes the drive of a seed whose disc has gone.
+func (m *machines) forgetSeed(d *machine.Definition) error {
+	gone := func(c wire.CDROM) bool { return c.Seed && c.Medium == "" }
+	if !slices.ContainsFunc(d.CDROMs, gone) {
+		return nil
+	}
+	d.CDROMs = slices.DeleteFunc(d.CDROMs, gone)
+	m.removeSeed(d.Name)
+	return m.store().Save(d)
+}

@@ -1,0 +1,457 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/machine/seed"
+	"github.com/trayd/trayd/internal/wire"
+)
+
+// CreateVM makes a machine: its disks, its UEFI variables, cloud-init's disc, and last its
+// definition. A failure or a death leaves nothing of it.
+func (a *Agent) CreateVM(ctx context.Context, r wire.MachineRequest, by Caller) (VMStatus, []string, error) {
+	d := r.Definition
+	done, err := a.machines.turn(d.Name, "made")
+	if err != nil {
+		return VMStatus{}, nil, err
+	}
+	err = a.machines.create(ctx, &d, r)
+	done()
+	a.auditMachine("create", d.Name, by, err)
+	if err != nil {
+		return VMStatus{}, nil, err
+	}
+	a.publish(Event{Type: EventVMCreated, VM: d.Name, Detail: fmt.Sprintf("%d processors, %s of memory", d.CPUs, d.Memory)})
+	var warnings []string
+	if r.Start {
+		began, err := a.StartVM(ctx, d.Name, by)
+		if err != nil {
+			return VMStatus{}, nil, made(d.Name, err)
+		}
+		warnings = began.Warnings
+	}
+	st, err := a.VM(ctx, d.Name)
+	return st, warnings, err
+}
+
+// made says of a failed start that the machine is there.
+func made(name string, err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	named := *e
+	named.Detail = "VM " + name + " is made, but not started: " + e.Detail
+	return &named
+}
+
+func (m *machines) create(ctx context.Context, d *machine.Definition, r wire.MachineRequest) error {
+	o := m.options()
+	if o.Runner == nil {
+		return newError(VMForeign, "see machines in trayd.toml", "trayd runs no machines here")
+	}
+	if err := machine.CheckName(d.Name); err != nil {
+		return machineError(d.Name, err)
+	}
+	if o.Store.Has(d.Name) {
+		return machineError(d.Name, fmt.Errorf("%w: %s", machine.ErrExists, d.Name))
+	}
+	if _, err := m.a.lookUpVM(d.Name); err == nil {
+		return &Error{Code: VMExists, VM: d.Name, Detail: fmt.Sprintf("there is a VM %s already, which trayd is attached to and doesn't run", d.Name), Next: "choose another name"}
+	}
+	seeded := r.UserData != "" || len(r.SSHKeys) > 0
+	if seeded {
+		if slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Seed }) {
+			return newError(BadRequest, "leave the seed drive out: it is made", "a seed drive in the definition")
+		}
+		d.CDROMs = append(d.CDROMs, wire.CDROM{Name: seedMedium, Seed: true, Medium: seedMedium})
+	}
+	if slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Seed }) && !seeded {
+		return newError(BadRequest, "use --user-data or --ssh-key", "a seed drive without what goes onto its disc")
+	}
+	bases, giveBack, err := m.lendBases(d)
+	if err != nil {
+		return err
+	}
+	defer giveBack()
+	for i, k := range d.Disks {
+		if k.Image == "" && k.Size == 0 {
+			d.Disks[i].Size = machine.DefaultDisk
+			for _, f := range o.Flavours {
+				if f.Name == d.Flavour && f.Disk > 0 {
+					d.Disks[i].Size = f.Disk
+				}
+			}
+		}
+	}
+	if err := machine.Complete(d, o.Flavours); err != nil {
+		return machineError(d.Name, err)
+	}
+	if err := machine.Check(d); err != nil {
+		return machineError(d.Name, err)
+	}
+	if err := m.checkMedia(d); err != nil {
+		return err
+	}
+	h, err := machine.FindHost(o.QEMU, o.Accel)
+	if err != nil {
+		return machineError(d.Name, err)
+	}
+	// A second machine needs the room that the first one has reserved to be there, too; the
+	// sum of one machine's disks is what can be known.
+	var need int64
+	for i, k := range d.Disks {
+		if k.Image == "" || !k.Linked && bases[i] != nil {
+			need += int64(k.Size)
+		}
+	}
+	if err := machine.CheckSpace(o.Store.Dir, need); err != nil {
+		return machineError(d.Name, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.a.ctx, cancel)()
+	err = o.Store.Create(d, func(dir string) error { return m.fill(ctx, h, d, bases, r, dir) }, func(step string) { m.a.failPoint("machine-" + step) })
+	if err != nil {
+		return machineError(d.Name, err)
+	}
+	return nil
+}
+
+// fill makes the files of a machine.
+func (m *machines) fill(ctx context.Context, h *machine.Host, d *machine.Definition, bases []*lent, r wire.MachineRequest, dir string) error {
+	for i, k := range d.Disks {
+		if err := m.makeDisk(ctx, dir, k, bases[i]); err != nil {
+			return err
+		}
+	}
+	if d.Firmware == wire.FirmwareUEFI {
+		fw, err := h.UEFI(d.Machine)
+		if err != nil {
+			return err
+		}
+		if err := machine.NewVars(fw, filepath.Join(dir, machine.VarsFile)); err != nil {
+			return err
+		}
+	}
+	if r.UserData != "" || len(r.SSHKeys) > 0 {
+		return seed.Write(filepath.Join(dir, machine.SeedFile), seed.Seed{InstanceID: d.UUID, Hostname: d.Name, UserData: r.UserData, SSHKeys: r.SSHKeys})
+	}
+	return nil
+}
+
+func (m *machines) makeDisk(ctx context.Context, dir string, k wire.Disk, base *lent) error {
+	img := machine.Images{QemuImg: m.options().QemuImg}
+	file := filepath.Join(dir, machine.DiskFile(k))
+	switch {
+	case base == nil:
+		if err := img.Blank(ctx, dir, k); err != nil {
+			return err
+		}
+	case k.Linked:
+		if err := img.Link(ctx, dir, k); err != nil {
+			return err
+		}
+	default:
+		if err := m.copyDisk(ctx, file, base); err != nil {
+			return err
+		}
+		if int64(k.Size) > base.size {
+			if err := img.Grow(ctx, file, k.Size); err != nil {
+				return err
+			}
+		}
+	}
+	return machine.Sync(file)
+}
+
+// lendBases finds the images that disks are made from, and keeps them from being removed
+// until the definition speaks of them. A disk without a size gets its image's.
+func (m *machines) lendBases(d *machine.Definition) (bases []*lent, giveBack func(), err error) {
+	bases = make([]*lent, len(d.Disks))
+	giveBack = func() {
+		for _, b := range bases {
+			if b != nil {
+				b.done()
+			}
+		}
+	}
+	for i := range d.Disks {
+		k := &d.Disks[i]
+		if k.Image == "" {
+			continue
+		}
+		b, err := m.lend(k.Image)
+		if err != nil {
+			giveBack()
+			return nil, nil, err
+		}
+		bases[i] = b
+		k.Image = b.image
+		if k.Size == 0 {
+			k.Size = wire.Size(b.size)
+		}
+		if int64(k.Size) < b.size {
+			giveBack()
+			return nil, nil, newError(BadRequest, fmt.Sprintf("use --disk %s or more, or leave it out", wire.Size(b.size)), "a disk of %s can't be made from %s, which has %s", k.Size, k.Image, wire.Size(b.size))
+		}
+		if k.Linked {
+			k.Base, k.BaseFormat = b.path, b.format
+		}
+	}
+	return bases, giveBack, nil
+}
+
+// checkMedia refuses discs that can't be had now, or are none.
+func (m *machines) checkMedia(d *machine.Definition) error {
+	for _, c := range d.CDROMs {
+		if c.Medium == "" || c.Seed || c.Optional {
+			continue
+		}
+		src, err := m.a.openMedium(c.Medium, m.a.opts(), true)
+		if err != nil {
+			return err
+		}
+		if src.file != nil {
+			src.file.Close()
+		}
+	}
+	return nil
+}
+
+// ChangeVM edits the definition of a machine that is stopped.
+func (a *Agent) ChangeVM(ctx context.Context, name string, c wire.MachineChange, by Caller) (VMStatus, error) {
+	done, err := a.machines.turn(name, "changed")
+	if err != nil {
+		return VMStatus{}, err
+	}
+	err = a.machines.change(ctx, name, c)
+	done()
+	a.auditMachine("set", name, by, err)
+	if err != nil {
+		return VMStatus{}, err
+	}
+	return a.VM(ctx, name)
+}
+
+func (m *machines) change(ctx context.Context, name string, c wire.MachineChange) error {
+	old, err := m.load(name)
+	if err != nil {
+		return err
+	}
+	if !c.OnlyWhenStopped() { // autostart alone
+		m.edit(name, func(d *machine.Definition) { d.Autostart = *c.Autostart })
+		return nil
+	}
+	if err := m.stopped(ctx, name, "changed"); err != nil {
+		return err
+	}
+	o := m.options()
+	d, err := machine.Change(old, c, o.Flavours)
+	if err != nil {
+		return machineError(name, err)
+	}
+	if err := m.checkMedia(&machine.Definition{CDROMs: c.AddCDROMs}); err != nil {
+		return err
+	}
+	return machineError(name, m.remake(ctx, old, d))
+}
+
+// remake makes the files that a changed definition needs, then the definition, and removes
+// last what nobody needs any more: a death in between leaves a machine that works.
+func (m *machines) remake(ctx context.Context, old, d *machine.Definition) error {
+	o := m.options()
+	dir := o.Store.Path(d.Name)
+	had := func(d *machine.Definition, name string) *wire.Disk {
+		if i := slices.IndexFunc(d.Disks, func(k wire.Disk) bool { return k.Name == name }); i >= 0 {
+			return &d.Disks[i]
+		}
+		return nil
+	}
+	img := machine.Images{QemuImg: o.QemuImg}
+	for _, k := range d.Disks {
+		was := had(old, k.Name)
+		if was == nil {
+			// Left by a death, or by a disk of that name that a change was to remove.
+			if err := os.RemoveAll(filepath.Join(dir, machine.DiskFile(k))); err != nil {
+				return err
+			}
+			if err := m.makeDisk(ctx, dir, k, nil); err != nil {
+				return err
+			}
+		} else if k.Size > was.Size {
+			if err := machine.CheckSpace(dir, int64(k.Size-was.Size)); err != nil {
+				return err
+			}
+			if err := errors.Join(img.Grow(ctx, filepath.Join(dir, machine.DiskFile(k)), k.Size), machine.Sync(filepath.Join(dir, machine.DiskFile(k)))); err != nil {
+				return err
+			}
+		}
+	}
+	vars := filepath.Join(dir, machine.VarsFile)
+	if _, err := os.Stat(vars); d.Firmware == wire.FirmwareUEFI && os.IsNotExist(err) {
+		h, err := machine.FindHost(o.QEMU, o.Accel)
+		if err != nil {
+			return err
+		}
+		fw, err := h.UEFI(d.Machine)
+		if err != nil {
+			return err
+		}
+		if err := machine.NewVars(fw, vars); err != nil {
+			return err
+		}
+	}
+	m.a.failPoint("machine-remade")
+	if err := o.Store.Save(d); err != nil {
+		return err
+	}
+	m.a.failPoint("machine-saved")
+	for _, k := range old.Disks {
+		if had(d, k.Name) == nil {
+			if err := os.Remove(filepath.Join(dir, machine.DiskFile(k))); err != nil && !os.IsNotExist(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// RemoveVM removes a machine that is stopped, with its disks. force ends it first.
+func (a *Agent) RemoveVM(ctx context.Context, name string, force bool, by Caller) error {
+	done, err := a.machines.turn(name, "removed")
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = a.machines.remove(ctx, name, force)
+	a.auditMachine("rm", name, by, err)
+	if err == nil {
+		a.publish(Event{Type: EventVMRemoved, VM: name, Detail: "removed, with its disks"})
+	}
+	return err
+}
+
+func (m *machines) remove(ctx context.Context, name string, force bool) error {
+	if _, err := m.load(name); err != nil && CodeOf(err) != VMInvalid {
+		return err
+	}
+	err := m.stopped(ctx, name, "removed")
+	if CodeOf(err) == VMRunning && force {
+		err = m.end(ctx, name)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.options().Store.Remove(name, func(step string) { m.a.failPoint("machine-" + step) }); err != nil {
+		return machineError(name, err)
+	}
+	return nil
+}
+
+// changeStopped is a request for a drive of a machine of trayd's own that doesn't run. ours
+// is false for all others.
+func (a *Agent) changeStopped(req Request) (o *Operation, ours bool, err error) {
+	switch {
+	case req.Verb == Replace && req.Medium == "":
+		req.Verb = Eject
+	case req.Verb != Insert && req.Verb != Replace && req.Verb != Eject:
+		return nil, false, nil
+	}
+	out, drive, ours, err := a.machines.changeStopped(a.ctx, req)
+	if err != nil || !ours {
+		return nil, ours, err
+	}
+	o = &Operation{
+		ID: out.Operation, VM: req.VM, Drive: drive, Verb: req.Verb, Medium: req.Medium, By: req.By.Name, Since: time.Now(),
+		req: req, opts: a.opts(), done: make(chan struct{}), cancel: make(chan struct{}), phase: Ended, outcome: out,
+	}
+	close(o.done)
+	a.log.Info("done", "audit", true, "by", o.By, "verb", o.Verb, "vm", o.VM, "drive", o.Drive, "medium", o.Medium, "operation", o.ID, "reason", out.Reason)
+	return o, true, a.remember(o)
+}
+
+// changeStopped puts a disc into the definition of a machine that doesn't run, or takes one
+// out: it is in the drive from the next start on.
+func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome, drive string, ours bool, err error) {
+	if m.options().Runner == nil || !m.own(req.VM) {
+		return nil, "", false, nil
+	}
+	if st, err := m.running(ctx, req.VM); err != nil || st.Running {
+		return nil, "", false, nil // QEMU's to do
+	}
+	done, err := m.turn(req.VM, "changed")
+	if err != nil {
+		return nil, "", true, err
+	}
+	defer done()
+	d, err := m.load(req.VM)
+	if err != nil {
+		return nil, "", true, err
+	}
+	i, err := definedDrive(d, req.Drive)
+	if err != nil {
+		return nil, "", true, err
+	}
+	c := &d.CDROMs[i]
+	out = &Outcome{Operation: randomName(10), Verb: req.Verb, Medium: req.Medium, By: req.By.Name, At: time.Now().UTC(), Result: Done, Reason: "the machine is stopped: its definition is changed"}
+	if req.Verb == Eject {
+		req.Medium = ""
+	} else if req.Medium == "" {
+		return nil, "", true, newError(BadRequest, "name a medium: a path, image:NAME, lvm:VG/LV", "no medium was named")
+	} else if err := m.checkMedia(&machine.Definition{CDROMs: []wire.CDROM{{Medium: req.Medium}}}); err != nil && !req.NoValidate {
+		return nil, "", true, err
+	}
+	switch {
+	case c.Seed:
+		return nil, "", true, &Error{Code: DriveFixed, VM: d.Name, Drive: c.Name, Detail: fmt.Sprintf("drive %s/%s is for cloud-init's disc alone", d.Name, c.Name), Next: "use another drive"}
+	case req.Verb == Insert && c.Medium != "" && c.Medium != req.Medium:
+		return nil, "", true, &Error{Code: DriveOccupied, VM: d.Name, Drive: c.Name, Detail: fmt.Sprintf("drive %s/%s is not empty: %s is in", d.Name, c.Name, c.Medium),
+			Next: fmt.Sprintf("use `trayctl change %s/%s %s` to replace it", d.Name, c.Name, req.Medium)}
+	case c.Medium == req.Medium:
+		out.Reason = "nothing to do: the machine is stopped, and its definition says so already"
+		return out, c.Name, true, nil
+	}
+	c.Medium = req.Medium
+	if err := m.store().Save(d); err != nil {
+		return nil, "", true, machineError(d.Name, err)
+	}
+	e := Event{Type: EventLoaded, VM: d.Name, Drive: c.Name, Operation: out.Operation, Detail: req.Medium + " is in the drive at the next start"}
+	if req.Medium == "" {
+		e.Type, e.Detail = EventEjected, "the drive is empty at the next start"
+	}
+	m.a.publish(e)
+	return out, c.Name, true, nil
+}
+
+// definedDrive finds a drive of a definition, or the only one.
+func definedDrive(d *machine.Definition, name string) (int, error) {
+	var names []string
+	only, n := -1, 0
+	for i, c := range d.CDROMs {
+		if name != "" && c.Name == name {
+			return i, nil
+		}
+		names = append(names, d.Name+"/"+c.Name)
+		if !c.Seed {
+			only, n = i, n+1
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return 0, &Error{Code: NoSuchDrive, VM: d.Name, Detail: "VM " + d.Name + " has no CD drive", Next: "`trayctl vm set " + d.Name + " --add-cdrom` gives it one while it is stopped"}
+	case name == "" && n == 1:
+		return only, nil
+	case name == "":
+		return 0, &Error{Code: AmbiguousDrive, VM: d.Name, Detail: fmt.Sprintf("VM %s has %d CD drives", d.Name, len(names)), Next: "name one: " + strings.Join(names, ", ")}
+	}
+	return 0, &Error{Code: NoSuchDrive, VM: d.Name, Drive: name, Detail: fmt.Sprintf("VM %s has no CD drive %s", d.Name, name), Next: "drives: " + strings.Join(names, ", ")}
+}

@@ -1,0 +1,511 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/wire"
+)
+
+const (
+	// attachLimit is how long a QEMU that was started may take until it answers: with a
+	// loaded disk it may take seconds to be read.
+	attachLimit = 30 * time.Second
+	// attachPoll is between looks for its socket, and failPoll between questions whether it
+	// has ended instead.
+	attachPoll = time.Millisecond
+	failPoll   = 50 * time.Millisecond
+)
+
+// Started is a machine that was started, with what it has to do without.
+type Started struct {
+	VM       string   `json:"vm"`
+	PID      int      `json:"pid"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// StartVM starts a machine of trayd's own. The discs of its definition are found, opened,
+// their volumes activated, before QEMU is started, and are in before the guest's first
+// instruction; where one can't be had that isn't optional, nothing is started. A machine
+// that runs already is a success that changes nothing.
+func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (Started, error) {
+	done, err := a.machines.turn(name, "started")
+	if err != nil {
+		return Started{}, err
+	}
+	defer done()
+	// A start goes on when its client has gone.
+	began, err := a.machines.start(context.WithoutCancel(ctx), name, by)
+	a.auditMachine("start", name, by, err)
+	if err != nil && CodeOf(err) != VMExists {
+		a.publish(Event{Type: EventVMFailed, VM: name, Detail: err.Error()})
+	}
+	return began, err
+}
+
+func (m *machines) start(ctx context.Context, name string, by Caller) (Started, error) {
+	d, err := m.load(name)
+	if err != nil {
+		return Started{}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.a.ctx, cancel)()
+	st, err := m.running(ctx, name)
+	if err != nil {
+		return Started{}, err
+	}
+	if st.Running {
+		return m.resume(ctx, d, st, by)
+	}
+	if err := m.forgetSeed(d); err != nil {
+		return Started{}, machineError(name, err)
+	}
+	if err := m.preflight(d); err != nil {
+		return Started{}, machineError(name, err)
+	}
+	discs, warnings, err := m.holdDiscs(ctx, d, by)
+	if err != nil {
+		return Started{}, err
+	}
+	m.a.failPoint("vm-prepared")
+	began, err := m.launch(ctx, d, discs)
+	began.Warnings = append(warnings, began.Warnings...)
+	return began, err
+}
+
+// preflight does everything that can fail without touching anything.
+func (m *machines) preflight(d *machine.Definition) error {
+	c, err := m.command(d)
+	if err != nil {
+		return err
+	}
+	for _, f := range c.Files {
+		if f.Mode == machine.Append {
+			continue
+		}
+		if st, err := os.Stat(f.Path); err != nil {
+			return &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s: a file that it needs can't be had: %v", d.Name, err), Next: nextForFile(d, f.Path)}
+		} else if !st.Mode().IsRegular() && st.Mode().Type() != os.ModeDevice {
+			return &Error{Code: StartFailed, VM: d.Name, Detail: fmt.Sprintf("VM %s: %s is neither a file nor a block device", d.Name, f.Path), Next: nextForFile(d, f.Path)}
+		}
+	}
+	return nil
+}
+
+func nextForFile(d *machine.Definition, path string) string {
+	for _, k := range d.Disks {
+		if k.Linked && k.Base == path {
+			return "it is what disk " + k.Name + " stands on (" + k.Image + "): bring it back, or remove the machine"
+		}
+	}
+	return "bring it back, or `trayctl vm rm " + d.Name + "`"
+}
+
+// command is QEMU's for a machine.
+func (m *machines) command(d *machine.Definition) (*machine.Command, error) {
+	o := m.options()
+	h, err := machine.FindHost(o.QEMU, o.Accel)
+	if err != nil {
+		return nil, err
+	}
+	return machine.Build(d, h, o.Store.Path(d.Name), filepath.Join(o.RunDir, d.Name))
+}
+
+// heldDisc is a disc that is ready to be put into the drive of a machine that is about to
+// be started.
+type heldDisc struct {
+	cd wire.CDROM
+	o  *Operation
+	t  *task
+}
+
+// holdDiscs finds and opens the discs of a definition, and has their volumes activated.
+func (m *machines) holdDiscs(ctx context.Context, d *machine.Definition, by Caller) (discs []*heldDisc, warnings []string, err error) {
+	for _, c := range d.CDROMs {
+		if c.Medium == "" {
+			continue
+		}
+		h, e := m.hold(ctx, d.Name, c, by)
+		if e == nil {
+			discs = append(discs, h)
+			continue
+		}
+		if c.Optional {
+			warnings = append(warnings, fmt.Sprintf("drive %s/%s is left empty, as its disc is optional: %v", d.Name, c.Name, e))
+			continue
+		}
+		for _, h := range discs {
+			h.drop(e)
+		}
+		var known *Error
+		if errors.As(e, &known) {
+			named := *known
+			named.VM, named.Drive = d.Name, c.Name
+			named.Detail = fmt.Sprintf("VM %s isn't started: the disc of drive %s can't be had: %s", d.Name, c.Name, known.Detail)
+			e = &named
+		}
+		return nil, nil, e
+	}
+	return discs, warnings, nil
+}
+
+// seedMedium is what a definition calls cloud-init's disc.
+const seedMedium = "seed"
+
+// hold takes a drive's turn, and does all of an insert that needs no QEMU.
+func (m *machines) hold(ctx context.Context, name string, c wire.CDROM, by Caller) (*heldDisc, error) {
+	a := m.a
+	v := a.vm(name)
+	d := v.drive(c.Name)
+	o := &Operation{
+		ID: randomName(10), VM: name, Drive: c.Name, Verb: Insert, Medium: c.Medium, By: by.Name,
+		Since: time.Now(), drive: d, opts: a.opts(), req: Request{By: by},
+		done: make(chan struct{}), cancel: make(chan struct{}), phase: Starting,
+	}
+	d.mu.Lock()
+	if other := d.op; other != nil {
+		d.mu.Unlock()
+		return nil, other.busy()
+	}
+	d.op = o
+	d.mu.Unlock()
+	select {
+	case d.turn <- struct{}{}:
+	case <-ctx.Done():
+		o.free()
+		return nil, newError(Stopping, "try again when it runs", "trayd is stopping")
+	}
+	if err := a.remember(o); err != nil {
+		o.leave()
+		d.giveUpTurn()
+		return nil, err
+	}
+	h := &heldDisc{cd: c, o: o}
+	if err := h.open(ctx, m); err != nil {
+		h.drop(err)
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *heldDisc) open(ctx context.Context, m *machines) error {
+	a, d := m.a, h.o.drive
+	if rec := d.record(); rec.Change != nil || rec.Loaded != nil {
+		d.settle(ctx, nil, nil) // of a process that has ended
+		if rec = d.record(); rec.Change != nil || rec.Loaded != nil {
+			return h.o.error(DriveBusy, "see `trayctl drives "+h.o.VM+"`", "drive %s/%s is not settled: a QEMU that had it may still be there", h.o.VM, h.o.Drive)
+		}
+	}
+	disc := make(chan opened)
+	gaveUp := make(chan struct{})
+	defer close(gaveUp)
+	go func() {
+		src, err := m.openDisc(h.o.VM, h.cd)
+		select {
+		case disc <- opened{src, err}:
+		case <-gaveUp:
+			if src.file != nil {
+				src.file.Close()
+			}
+		}
+	}()
+	got := h.o.await(ctx, disc)
+	if got.err != nil {
+		return got.err
+	}
+	h.t = &task{file: got.file, volume: got.volume, place: got.place}
+	h.t.change = Change{ID: h.o.ID, Verb: Insert, Kind: Loading, By: h.o.By, Since: time.Now().UTC(), Target: got.medium, Node: a.mark + h.o.ID}
+	if got.volume == nil {
+		return nil
+	}
+	return h.o.turnOn(ctx, nil, a.self(), h.t)
+}
+
+// openDisc opens a disc of a definition. The seed is in the machine's own directory, and
+// nowhere that anybody could name.
+func (m *machines) openDisc(name string, c wire.CDROM) (source, error) {
+	if !c.Seed {
+		return m.a.openMedium(c.Medium, m.a.opts(), true)
+	}
+	f, err := os.Open(m.store().Path(name, machine.SeedFile))
+	if err != nil {
+		return source{}, mediumError(seedMedium, err)
+	}
+	med, err := inspect(f, seedMedium, f.Name(), 0, true, &m.a.prober)
+	if err != nil {
+		f.Close()
+		return source{}, err
+	}
+	return source{file: f, medium: med}, nil
+}
+
+// self is trayd's own process: a record of a machine that is being started is of that, so
+// that what it holds is let go when trayd dies.
+func (a *Agent) self() Process { return lookUp(os.Getpid(), a.boot) }
+
+// drop gives up a disc that was held.
+func (h *heldDisc) drop(cause error) {
+	d := h.o.drive
+	if h.t != nil {
+		h.t.close()
+	}
+	if rec := d.record(); rec.Change != nil && rec.Change.ID == h.o.ID && rec.Process == d.vm.a.self() {
+		err := d.amend(true, func(rec *Record) {
+			before := *rec
+			rec.Change = nil
+			rec.letGo(&before, time.Now().UTC())
+		})
+		if err != nil {
+			d.settled(err) // tried again
+		}
+	}
+	h.o.leave()
+	d.giveUpTurn()
+	h.o.answer(nil, cause)
+	d.retryReleases(d.vm.a.ctx)
+}
+
+// launch starts QEMU, puts the discs in, and lets the guest run.
+func (m *machines) launch(ctx context.Context, d *machine.Definition, discs []*heldDisc) (began Started, err error) {
+	began.VM = d.Name
+	held := discs
+	defer func() {
+		for _, h := range held {
+			h.drop(err)
+		}
+	}()
+	o := m.options()
+	if err := o.Runner.Start(ctx, d.Name); err != nil {
+		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s can't be started: %v", d.Name, err), Next: nextOf(err, "see its journal: `trayctl vm show "+d.Name+"`")}
+	}
+	m.a.failPoint("vm-launched")
+	s, release, err := m.attach(ctx, d.Name)
+	if err != nil {
+		m.kill(d.Name)
+		return began, err
+	}
+	defer release()
+	began.PID = s.process.PID
+	m.a.failPoint("vm-attached")
+	if err := m.noteRun(d.Name, s.process); err != nil {
+		m.kill(d.Name)
+		return began, newError(StateRefused, "free space in state_dir, or see `trayctl state check`", "that VM %s runs can't be written to the state file: %w", d.Name, err)
+	}
+	held = nil // from here on each ends by itself
+	began.Warnings, err = m.loadAll(ctx, s, discs)
+	if err == nil {
+		m.a.failPoint("vm-loaded")
+		err = m.run(ctx, s, d)
+	}
+	if err != nil {
+		m.kill(d.Name)
+		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", d.Name, err), Next: nextOf(err, "try again")}
+	}
+	return began, nil
+}
+
+func nextOf(err error, otherwise string) string {
+	var e *Error
+	if errors.As(err, &e) && e.Next != "" {
+		return e.Next
+	}
+	var n interface{ Next() string }
+	if errors.As(err, &n) && n.Next() != "" {
+		return n.Next()
+	}
+	return otherwise
+}
+
+// attach waits until a QEMU that was started answers, or has ended instead.
+func (m *machines) attach(ctx context.Context, name string) (*session, func(), error) {
+	ctx, cancel := context.WithTimeout(ctx, attachLimit)
+	defer cancel()
+	path := filepath.Join(m.options().RunDir, name, machine.MonitorSocket)
+	asked := time.Now()
+	for {
+		if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
+			v := m.a.vm(name)
+			v.launch(path)
+			if s, release, err := v.connect(ctx); err == nil {
+				return s, release, nil
+			}
+		}
+		if time.Since(asked) > failPoll {
+			asked = time.Now()
+			if st, err := m.running(ctx, name); err == nil && !st.Running {
+				why := strings.TrimSpace(st.Why)
+				if why == "" {
+					why = "it ended before it answered"
+				}
+				return nil, nil, &Error{Code: StartFailed, VM: name, Detail: fmt.Sprintf("QEMU of VM %s didn't start: %s", name, why),
+					Next: "QEMU's words say what it lacks; `trayctl vm set " + name + "` changes the definition"}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, &Error{Code: StartFailed, VM: name, Detail: fmt.Sprintf("QEMU of VM %s didn't answer within %s", name, attachLimit), Next: "see its journal: `trayctl vm show " + name + "`"}
+		case <-time.After(attachPoll):
+		}
+	}
+}
+
+// loadAll puts the discs into the drives, all at once. The error is of one that the machine
+// can't do without; the others are warnings.
+func (m *machines) loadAll(ctx context.Context, s *session, discs []*heldDisc) (warnings []string, err error) {
+	if len(discs) > 0 {
+		err = s.know(ctx)
+	}
+	failed := make([]error, len(discs))
+	var work sync.WaitGroup
+	for i, h := range discs {
+		work.Go(func() { failed[i] = h.load(ctx, s, err) })
+	}
+	work.Wait()
+	for i, e := range failed {
+		switch {
+		case e == nil:
+		case discs[i].cd.Optional:
+			warnings = append(warnings, fmt.Sprintf("drive %s/%s is left empty, as its disc is optional: %v", s.vm.name, discs[i].cd.Name, e))
+		default:
+			err = errors.Join(err, e)
+		}
+	}
+	return warnings, err
+}
+
+// load puts a held disc into its drive, as an insert does.
+func (h *heldDisc) load(ctx context.Context, s *session, known error) error {
+	o, d := h.o, h.o.drive
+	outcome, err := (*Outcome)(nil), known
+	if err == nil {
+		outcome, err = h.change(ctx, s)
+	}
+	if err != nil && outcome == nil {
+		h.drop(err)
+		return err
+	}
+	o.leave()
+	d.giveUpTurn()
+	o.answer(outcome, err)
+	return err
+}
+
+func (h *heldDisc) change(ctx context.Context, s *session) (*Outcome, error) {
+	o, t, d := h.o, h.t, h.o.drive
+	defer t.close()
+	if !s.has(d) {
+		return nil, o.error(NoSuchDrive, "see `trayctl drives "+o.VM+"`", "QEMU of VM %s has no CD drive %s", o.VM, o.Drive)
+	}
+	t.id = d.id()
+	before, err := o.look(ctx, s, t.id)
+	if err != nil {
+		return nil, o.cannotLook(s, err)
+	}
+	if before.Medium != nil {
+		return nil, o.error(DriveOccupied, "see `trayctl drives "+o.VM+"`", "drive %s/%s is not empty", o.VM, o.Drive)
+	}
+	t.before = before
+	t.change.From = Before{TrayOpen: before.TrayOpen}
+	bounded, cancel := s.command(ctx)
+	defer cancel()
+	changer, err := s.changer(bounded, nil)
+	if err != nil {
+		return nil, o.error(Unreachable, "try again", "QEMU of %s can't be asked for its commands: %w", o.VM, err)
+	}
+	t.change.Stepwise = changer.Name() == "stepwise"
+	if err := o.intend(s.process, t); err != nil {
+		return nil, err
+	}
+	return o.carryThrough(ctx, s, t, nil)
+}
+
+// run lets a machine run whose discs are in.
+func (m *machines) run(ctx context.Context, s *session, d *machine.Definition) error {
+	if err := m.followInstall(ctx, s, d); err != nil {
+		return err
+	}
+	ctx, cancel := s.command(ctx)
+	defer cancel()
+	if err := s.conn.Execute(ctx, "cont", nil, nil); err != nil {
+		return fmt.Errorf("QEMU doesn't let it run: %w", err)
+	}
+	m.a.failPoint("vm-continued")
+	m.a.publish(Event{Type: EventVMStarted, VM: d.Name, Detail: fmt.Sprintf("runs (pid %d)", s.process.PID)})
+	return nil
+}
+
+// kill ends a machine that must not run.
+func (m *machines) kill(name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.a.ctx), killLimit)
+	defer cancel()
+	if err := m.options().Runner.Kill(ctx, name); err != nil {
+		m.a.log.Error("a machine that was not to run can't be ended", "vm", name, "error", err)
+	}
+}
+
+// resume goes on with a start that was cut off, or that somebody else began
+// (`systemctl start`): QEMU is there, and the guest hasn't run yet.
+func (m *machines) resume(ctx context.Context, d *machine.Definition, st machine.RunState, by Caller) (Started, error) {
+	began := Started{VM: d.Name, PID: st.PID}
+	s, release, err := m.attach(ctx, d.Name)
+	if err != nil {
+		return began, err
+	}
+	defer release()
+	began.PID = s.process.PID
+	bounded, cancel := s.command(ctx)
+	defer cancel()
+	status, err := s.conn.QueryStatus(bounded)
+	if err != nil || status.Status != prelaunch {
+		return began, err // it runs already
+	}
+	if err := m.noteRun(d.Name, s.process); err != nil {
+		return began, newError(StateRefused, "free space in state_dir", "that VM %s runs can't be written to the state file: %w", d.Name, err)
+	}
+	var discs []*heldDisc
+	empty := *d
+	empty.CDROMs = nil
+	for _, c := range d.CDROMs { // one may be in already
+		if in, err := m.isEmpty(ctx, s, c.Name); err == nil && in {
+			empty.CDROMs = append(empty.CDROMs, c)
+		}
+	}
+	discs, began.Warnings, err = m.holdDiscs(ctx, &empty, by)
+	if err == nil {
+		var more []string
+		more, err = m.loadAll(ctx, s, discs)
+		began.Warnings = append(began.Warnings, more...)
+	}
+	if err == nil {
+		err = m.run(ctx, s, d)
+	}
+	if err != nil {
+		m.kill(d.Name)
+		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", d.Name, err), Next: nextOf(err, "try again")}
+	}
+	return began, nil
+}
+
+// prelaunch is QEMU's word for a machine whose guest has not run yet.
+const prelaunch = "prelaunch"
+
+func (m *machines) isEmpty(ctx context.Context, s *session, drive string) (bool, error) {
+	if err := s.know(ctx); err != nil {
+		return false, err
+	}
+	d := s.vm.drive(drive)
+	d.settleNow(ctx, s) // what a start that was cut off has left
+	bounded, cancel := s.command(ctx)
+	defer cancel()
+	st, err := blockdev.Observe(bounded, s.conn, d.id())
+	return st.Medium == nil, err
+}

@@ -1,0 +1,306 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trayd/trayd/internal/library"
+	"github.com/trayd/trayd/internal/machine"
+)
+
+// MachineOptions are what machines of trayd's own need.
+type MachineOptions struct {
+	Store    machine.Store
+	RunDir   string // a directory for each machine's sockets is in it
+	QEMU     string // a path, or a name in PATH
+	QemuImg  string
+	Accel    string // auto, kvm or tcg
+	Flavours []machine.Flavour
+	StopWait time.Duration // for a guest that was asked to power off
+	Runner   Runner
+}
+
+// Runner has the processes of machines.
+type Runner interface {
+	// Start returns once QEMU is about to run. What goes wrong later is State's to tell.
+	Start(ctx context.Context, name string) error
+	// Kill ends a machine at once, and returns when its process is no more.
+	Kill(ctx context.Context, name string) error
+	State(ctx context.Context, name string) (machine.RunState, error)
+	// Unit is the systemd unit of a machine, "" where it has none.
+	Unit(name string) string
+}
+
+// machines are those of trayd's own.
+type machines struct {
+	a *Agent
+
+	mu    sync.Mutex
+	turns map[string]string      // what is being done to a machine, by its name; guarded by mu
+	watch map[string]*installing // by machine; guarded by mu
+	// edits is held while a definition of a machine that runs is read, changed and written.
+	edits sync.Mutex
+}
+
+func newMachines(a *Agent) *machines {
+	return &machines{a: a, turns: make(map[string]string), watch: make(map[string]*installing)}
+}
+
+func (m *machines) options() MachineOptions { return m.a.opts().Machines }
+
+func (m *machines) store() machine.Store { return m.options().Store }
+
+// own reports whether a VM is a machine of trayd's own.
+func (m *machines) own(name string) bool { return m.options().Runner != nil && m.store().Has(name) }
+
+// turn keeps others from doing something to the same machine; what says what is done. Discs
+// are changed without it.
+func (m *machines) turn(name, what string) (done func(), err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if other, busy := m.turns[name]; busy {
+		return nil, &Error{Code: VMBusy, VM: name, Detail: fmt.Sprintf("VM %s is being %s", name, other), Next: "wait for it to end; `trayctl events` shows when"}
+	}
+	m.turns[name] = what
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.turns, name)
+	}, nil
+}
+
+// doing is what is being done to a machine; "" when nothing is.
+func (m *machines) doing(name string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.turns[name]
+}
+
+// load reads the definition of a machine of trayd's own.
+func (m *machines) load(name string) (*machine.Definition, error) {
+	if m.options().Runner == nil {
+		return nil, newError(VMForeign, "see machines in trayd.toml", "trayd runs no machines here")
+	}
+	d, err := m.store().Load(name)
+	if err == nil {
+		return d, nil
+	}
+	if !errors.Is(err, machine.ErrNoMachine) {
+		return nil, machineError(name, err)
+	}
+	if _, e := m.a.lookUpVM(name); e == nil {
+		return nil, &Error{Code: VMForeign, VM: name, Err: err, Detail: fmt.Sprintf("VM %s isn't run by trayd, only attached to: somebody else starts and stops it", name),
+			Next: "do it where it was started; trayd changes its discs, and shows its screen"}
+	}
+	names, _ := m.store().Names()
+	next := "there are none: `trayctl vm create NAME --iso image:NAME`"
+	if len(names) > 0 {
+		next = "machines: " + strings.Join(names, ", ")
+	}
+	return nil, &Error{Code: NoSuchVM, VM: name, Err: err, Detail: "no VM " + name, Next: next}
+}
+
+// machineError gives an error of package machine a code of ours; nil stays nil.
+func machineError(name string, err error) error {
+	var known *Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	var next interface{ Next() string }
+	what := ""
+	if errors.As(err, &next) {
+		what = next.Next()
+	}
+	e := &Error{Code: Unreadable, VM: name, Err: err, Detail: err.Error(), Next: what}
+	var invalid *machine.InvalidError
+	var space *machine.SpaceError
+	var noQEMU *machine.NoQEMUError
+	var noFirmware *machine.NoFirmwareError
+	switch {
+	case errors.As(err, &invalid):
+		e.Code = VMInvalid
+	case errors.As(err, &space):
+		e.Code = NoSpace
+	case errors.As(err, &noQEMU), errors.As(err, &noFirmware):
+		e.Code = HostLacks
+	case errors.Is(err, machine.ErrExists):
+		e.Code, e.Next = VMExists, "choose another name, or remove it: `trayctl vm rm "+name+"`"
+	case errors.Is(err, machine.ErrNoMachine):
+		e.Code, e.Next = NoSuchVM, "see `trayctl vm ls`"
+	}
+	if e.Next == "" {
+		e.Next = "see the journal of trayd"
+	}
+	return e
+}
+
+// running reports whether a machine's process runs, by its runner's word.
+func (m *machines) running(ctx context.Context, name string) (machine.RunState, error) {
+	st, err := m.options().Runner.State(ctx, name)
+	if err != nil {
+		return st, &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("whether VM %s runs can't be found out: %v", name, err), Next: "try again; `systemctl status` and trayd's journal say more"}
+	}
+	return st, nil
+}
+
+// stopped refuses a machine that runs.
+func (m *machines) stopped(ctx context.Context, name, verb string) error {
+	st, err := m.running(ctx, name)
+	if err == nil && st.Running {
+		return &Error{Code: VMRunning, VM: name, Detail: fmt.Sprintf("VM %s runs (pid %d): it can't be %s now", name, st.PID, verb), Next: "`trayctl vm stop " + name + "` first"}
+	}
+	return err
+}
+
+// sockets are the monitor sockets of the machines of trayd's own, by machine.
+func (m *machines) sockets() map[string]string {
+	o := m.options()
+	if o.Runner == nil {
+		return nil
+	}
+	paths, _ := filepath.Glob(filepath.Join(o.RunDir, "*", machine.MonitorSocket)) // the pattern is right
+	all := make(map[string]string, len(paths))
+	for _, path := range paths {
+		all[filepath.Base(filepath.Dir(path))] = path
+	}
+	return all
+}
+
+// Run is what is durable about a machine of trayd's own that runs: with it a start of trayd
+// knows of a machine that has ended while nobody looked.
+type run struct {
+	Process Process   `json:"process"`
+	Since   time.Time `json:"since"`
+}
+
+const runPrefix = "machine/"
+
+func (m *machines) noteRun(name string, p Process) error {
+	return m.a.journal.Put(runPrefix+name, run{p, time.Now().UTC()})
+}
+
+// begin puts the machines in order when trayd starts: what deaths have left of some goes,
+// those that ended unseen are seen to, and after a boot of the host those start that are meant to.
+func (m *machines) begin() {
+	o := m.options()
+	if o.Runner == nil {
+		return
+	}
+	if err := o.Store.Tidy(); err != nil {
+		m.a.log.Warn("what is left of machines that were being made or removed can't be removed", "error", err)
+	}
+	m.seeUnseen()
+	m.a.startUnlessStopping(m.autostart)
+}
+
+// seeUnseen sees to the machines that have ended while trayd didn't run.
+func (m *machines) seeUnseen() {
+	var ended []string
+	m.a.journal.Range(func(key string, value json.RawMessage) bool {
+		name, ok := strings.CutPrefix(key, runPrefix)
+		var r run
+		if ok && json.Unmarshal(value, &r) == nil && !r.Process.alive(m.a.boot) {
+			ended = append(ended, name)
+		}
+		return true
+	})
+	for _, name := range ended {
+		m.ended(name, endUnseen)
+	}
+}
+
+const autostartKey = "machines/autostarted"
+
+// autostart starts the machines that are meant to, once after each boot of the host: a
+// machine that its owner has stopped stays stopped when trayd is started anew.
+func (m *machines) autostart() {
+	var boot string
+	if ok, err := m.a.journal.Get(autostartKey, &boot); err != nil || ok && boot == m.a.boot {
+		return
+	}
+	names, err := m.store().Names()
+	if err != nil {
+		m.a.log.Warn("the machines can't be listed", "error", err)
+		return
+	}
+	var work sync.WaitGroup
+	for _, name := range names {
+		d, err := m.store().Load(name)
+		if err != nil {
+			m.a.log.Error("a machine's definition is refused; it is not started", "vm", name, "error", err)
+			continue
+		}
+		if !d.Autostart {
+			continue
+		}
+		work.Go(func() {
+			if _, err := m.a.StartVM(m.a.ctx, name, Caller{Name: "autostart"}); err != nil {
+				m.a.publish(Event{Type: EventVMFailed, VM: name, Detail: "autostart: " + err.Error()})
+			}
+		})
+	}
+	work.Wait()
+	if m.a.ctx.Err() == nil {
+		if err := m.a.journal.Put(autostartKey, m.a.boot); err != nil {
+			m.a.log.Warn("that the machines were started can't be written to the state file: they are started again when trayd is", "error", err)
+		}
+	}
+}
+
+// usersOf are the machines that have what lies at a place in their definition: a disc of a
+// drive, or the base of a linked disk.
+func (m *machines) usersOf(p library.Place) []library.User {
+	if m.options().Runner == nil || p.Volume != nil && p.Path == "" && p.Volume.Name == "" {
+		return nil
+	}
+	names, _ := m.store().Names()
+	var users []library.User
+	for _, name := range names {
+		d, err := m.store().Load(name)
+		if err != nil {
+			continue // its disks can't be known; it doesn't start either
+		}
+		for _, k := range d.Disks {
+			if k.Linked && p.Path != "" && k.Base == p.Path {
+				users = append(users, library.User{Drive: name + "/" + k.Name, Medium: k.Image})
+			}
+		}
+		for _, c := range d.CDROMs {
+			if c.Medium != "" && m.a.lies(c.Medium, p) {
+				users = append(users, library.User{Drive: name + "/" + c.Name, Medium: c.Medium})
+			}
+		}
+	}
+	return users
+}
+
+// lies reports whether a medium's name means what lies at a place of the library.
+func (a *Agent) lies(medium string, p library.Place) bool {
+	name, ok := strings.CutPrefix(medium, "image:")
+	if !ok {
+		return p.Volume == nil && medium == p.Path
+	}
+	other, err := a.images.Find(name)
+	if err != nil {
+		return false
+	}
+	if p.Volume != nil || other.Volume != nil {
+		return p.Volume != nil && other.Volume != nil && *p.Volume == *other.Volume && p.Inside == other.Inside
+	}
+	return other.Path == p.Path
+}
+
+func (a *Agent) auditMachine(verb, name string, by Caller, err error) {
+	log := a.log.With("audit", true, "by", by.Name, "verb", verb, "vm", name)
+	if err != nil {
+		log.Warn("refused or failed", "code", CodeOf(err), "error", err)
+		return
+	}
+	log.Info("done")
+}
