@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/machine"
 )
 
 // DefaultPath is where the configuration is looked for. Only there may it be missing.
@@ -35,6 +36,8 @@ type Config struct {
 	Pools          []Pool
 	Library        Library
 	Credentials    []Credential // for the library's sources
+	Machines       Machines
+	Flavours       []machine.Flavour // the named sizes of machines
 }
 
 // Pool is a place that holds images.

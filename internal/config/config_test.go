@@ -43,7 +43,7 @@ func TestReferenceHoldsEveryKeyWithItsDefaultAndAComment(t *testing.T) {
 	at := lines([]byte(Reference()))
 	text := strings.Split(Reference(), "\n")
 	for _, k := range keys() {
-		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" {
+		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" || table == "flavour" {
 			// They have no defaults: the reference shows them in comments.
 			word := lastPart(k.name)
 			assert.Regexp(t, `(?m)^#.*(\[\[`+word+`\]\]|\b`+word+` = )`, Reference(), k.name)
@@ -82,10 +82,11 @@ level = "debug"
 	assert.Equal(t, &Config{
 		StateDir: "/s", Monitors: []string{"/run/a/*.sock", "/run/b/[xy].qmp"}, MediaRoots: []string{},
 		Attach: OnDemand, Look: 2 * time.Minute, CommandTimeout: 1500 * time.Millisecond,
-		API:     API{Socket: "/run/x.sock"},
-		Tray:    Tray{GuestEject: Keep, Strategy: Stepwise},
-		Log:     Log{Level: slog.LevelDebug},
-		Library: Default().Library, // in TestEveryKeyOfTheLibraryIsTakenOver
+		API:      API{Socket: "/run/x.sock"},
+		Tray:     Tray{GuestEject: Keep, Strategy: Stepwise},
+		Log:      Log{Level: slog.LevelDebug},
+		Library:  Default().Library,  // in TestEveryKeyOfTheLibraryIsTakenOver
+		Machines: Default().Machines, // in TestEveryKeyOfMachinesIsTakenOver
 	}, c)
 }
 

@@ -5,11 +5,11 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/trayd/trayd/internal/library/fetch"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // The limits of the values.
@@ -136,35 +136,18 @@ func (k *checker) prefixes(key string, list []string) []netip.Prefix {
 	return all
 }
 
-// units are those of a size; without one it is bytes.
-var units = []struct {
-	name  string
-	bytes int64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
-	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40}, // as LVM and QEMU have them
-}
-
 // size reads a number of bytes with its unit.
 func (k *checker) size(key, text string, least, most int64) int64 {
-	digits, unit := strings.TrimSpace(text), int64(1)
-	for _, u := range units {
-		if rest, ok := strings.CutSuffix(digits, u.name); ok {
-			digits, unit = strings.TrimSpace(rest), u.bytes
-			break
-		}
-	}
-	n, err := strconv.ParseUint(digits, 10, 63)
+	n, err := wire.ParseSize(strings.TrimSpace(text))
 	switch {
-	case err != nil:
-		k.refuse(key, `%q is not a size; write a whole number with its unit, such as "100GiB" or "4700MB"`, text)
-	case int64(n) > most/unit:
+	case err != nil || text == "":
+		k.refuse(key, `%q is not a size; write a number with its unit, such as "100GiB" or "4700MB"`, text)
+	case int64(n) > most:
 		k.refuse(key, "%q is too large; at most %d bytes are allowed", text, most)
-	case int64(n)*unit < least:
+	case int64(n) < least:
 		k.refuse(key, "%q is too small; at least %d bytes are needed", text, least)
 	default:
-		return int64(n) * unit
+		return int64(n)
 	}
 	return 0
 }

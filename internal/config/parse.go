@@ -33,6 +33,8 @@ type file struct {
 		Level string `toml:"level"`
 	} `toml:"log"`
 	Library    fileLibrary      `toml:"library"`
+	Machines   fileMachines     `toml:"machines"`
+	Flavour    []fileFlavour    `toml:"flavour"`
 	Volume     []fileVolume     `toml:"volume"`
 	Pool       []filePool       `toml:"pool"`
 	Credential []fileCredential `toml:"credential"`
@@ -103,6 +105,7 @@ func defaults() file {
 	f.API.Socket, f.API.Group = "/run/trayd/api.sock", "trayd"
 	f.Tray.Wait, f.Tray.GuestEject, f.Tray.Strategy = "10s", Release, Auto
 	f.Log.Level = "info"
+	f.Machines = defaultMachines()
 	f.Library = fileLibrary{
 		Verify: VerifyNone, Keys: []string{}, Sources: []string{}, PrivateTargets: []string{},
 		ConnectTimeout: "15s", StallTimeout: "30s", Attempts: 5, MaxSize: "100GiB",

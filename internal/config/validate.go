@@ -50,6 +50,9 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 
 		Library:     k.library(f.Library),
 		Credentials: k.credentials(f.Credential),
+
+		Machines: k.machines(f.Machines),
+		Flavours: k.flavours(f.Flavour),
 	}
 	k.writable("library.pool", c.Library.Pool, c.Pools)
 	if len(k.problems) > 0 {

@@ -118,10 +118,10 @@ func ParseSize(text string) (Size, error) {
 			continue
 		}
 		n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-		if err != nil || n < 0 || math.IsNaN(n) || n*u.bytes > math.MaxInt64/2 || strings.ContainsAny(digits, "eExXpPiInN_") {
+		if err != nil || n < 0 || math.IsNaN(n) || strings.ContainsAny(digits, "eExXpPiInN_") {
 			break
 		}
-		return Size(n * u.bytes), nil
+		return Size(min(n*u.bytes, math.MaxInt64/2)), nil // no disk, no memory has more
 	}
 	return 0, fmt.Errorf("%q is not a size; write a number with its unit, such as 20G or 512MiB", text)
 }
