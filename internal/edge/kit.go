@@ -36,7 +36,7 @@ var rootScript string
 
 // packages are what the host's Debian consists of, with what they depend on.
 var packages = []string{
-	"systemd", "systemd-sysv", "dbus", "udev", "kmod",
+	"systemd", "systemd-sysv", "dbus", "polkitd", "udev", "kmod", "iproute2",
 	"lvm2", "dmsetup", "thin-provisioning-tools", "cryptsetup-bin", // veritysetup
 	"nfs-kernel-server", "util-linux", "mount", "e2fsprogs", "qemu-system-x86", "qemu-utils",
 	"mawk", "grep", "sed", "tar", "findutils", "procps", "less",

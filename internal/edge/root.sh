@@ -41,6 +41,7 @@ done
 # modules would be 400 MB.
 mkdir -p "$root/usr/lib/modules/$release"
 for part in kernel/arch kernel/crypto kernel/lib kernel/fs kernel/net/9p kernel/net/sunrpc kernel/net/dns_resolver \
+	kernel/net/bridge kernel/net/802 kernel/net/llc kernel/drivers/net/tun.ko \
 	kernel/drivers/ata kernel/drivers/block kernel/drivers/cdrom kernel/drivers/char kernel/drivers/md \
 	kernel/drivers/nvme kernel/drivers/scsi kernel/drivers/virtio modules.builtin modules.builtin.modinfo modules.order; do
 	mkdir -p "$(dirname "$root/usr/lib/modules/$release/$part")"

@@ -1,0 +1,73 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+)
+
+// Command is a QEMU to be started.
+type Command struct {
+	Path string   // of QEMU
+	Args []string // argv[1:]; they name descriptors by number, see FD and TapFD
+	// Files are opened, and Taps made, before privileges are dropped.
+	Files []File
+	Taps  []Tap
+	// RunDir is where QEMU makes its sockets. Exec makes it where it is missing. Its last
+	// element is the machine's name.
+	RunDir string
+	// Lock is the machine's, taken: QEMU keeps it for as long as it lives.
+	Lock *Lock `json:"-"`
+	// Ready is called, when it isn't nil, once nothing is left to do but to become QEMU.
+	Ready func() `json:"-"`
+}
+
+// FD is the number that QEMU has Files[i] by.
+func (c Command) FD(i int) int { return 3 + i }
+
+// TapFD is the number that QEMU has Taps[i] by.
+func (c Command) TapFD(i int) int { return 3 + len(c.Files) + i }
+
+// machine is the machine's name.
+func (c Command) machine() string { return filepath.Base(c.RunDir) }
+
+// File is a regular file or a block device. A symbolic link is refused: what it points to
+// could be another thing than what was checked.
+type File struct {
+	Path  string
+	Write bool
+}
+
+// Tap is a network interface of the host whose other end is QEMU's. The kernel names it
+// (trayd0, trayd1, ...), and takes it away with the last descriptor for it.
+type Tap struct {
+	Bridge string // that it becomes a port of
+}
+
+// Dirs are where machines' directories lie, one per machine, by its name.
+type Dirs struct {
+	State string // what is kept: definition, lock, log; /var/lib/trayd/machines
+	Run   string // sockets; /run/trayd/machines
+}
+
+func (d Dirs) lock(name string) string { return filepath.Join(d.State, name, "lock") }
+func (d Dirs) log(name string) string  { return filepath.Join(d.State, name, "qemu.log") }
+
+// ErrName means that no machine can have that name.
+var ErrName = errors.New("a machine's name is a letter or a digit, and then at most 50 of letters, digits, _ . and -")
+
+var machineName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,50}$`)
+
+// check refuses names that would lead out of the directories, and those of machines that
+// there are not.
+func (d Dirs) check(name string) error {
+	if !machineName.MatchString(name) {
+		return fmt.Errorf("machine %q: %w", name, ErrName)
+	}
+	if _, err := os.Stat(filepath.Join(d.State, name)); err != nil {
+		return fmt.Errorf("machine %s isn't defined: %w", name, err)
+	}
+	return nil
+}
