@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,15 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trayd/trayd/internal/config"
+	"github.com/trayd/trayd/internal/machine"
 	"github.com/trayd/trayd/internal/machine/launch"
 	"github.com/trayd/trayd/systemd"
 )
-
-// machinesRun is where machines' sockets are, in a directory for each.
-const machinesRun = "/run/trayd/machines"
-
-// launchUser is who QEMU runs as when root launches it.
-const launchUser = "trayd-vm"
 
 func (c *cli) launchCommand() *cobra.Command {
 	var inherit, stop bool
@@ -56,9 +50,9 @@ type launcher interface {
 // launch doesn't return when all goes well.
 func (c *cli) launch(name string, inherit bool) error {
 	config, err := config.Load(c.config)
-	dirs := launch.Dirs{Run: machinesRun}
+	var dirs launch.Dirs
 	if err == nil {
-		dirs.State = filepath.Join(config.StateDir, "machines")
+		dirs = machineDirs(config)
 	}
 	var to launcher = unit{}
 	var lock *launch.Lock
@@ -72,32 +66,33 @@ func (c *cli) launch(name string, inherit bool) error {
 		lock, err = launch.Own(dirs, name)
 	}
 	if err == nil {
-		err = c.become(dirs, name, lock, to)
+		err = become(config, dirs, name, lock, to)
 	}
 	to.Report(err)
 	return err
 }
 
-func (c *cli) become(dirs launch.Dirs, name string, lock *launch.Lock, to launcher) error {
-	command, err := machineCommand(dirs, name)
+func become(c *config.Config, dirs launch.Dirs, name string, lock *launch.Lock, to launcher) error {
+	command, err := machineCommand(c, dirs, name)
 	if err != nil {
 		return err
 	}
 	command.Lock, command.Ready = lock, to.Ready
-	return launch.Exec(command, launchUser)
+	return launch.Exec(*command, c.Machines.User)
 }
 
 // machineCommand is the QEMU of a machine.
-func machineCommand(dirs launch.Dirs, name string) (c launch.Command, err error) {
-	b, err := os.ReadFile(filepath.Join(dirs.State, name, "command.json"))
-	if err == nil {
-		err = json.Unmarshal(b, &c)
-	}
+func machineCommand(c *config.Config, dirs launch.Dirs, name string) (*launch.Command, error) {
+	store := machine.Store{Dir: dirs.State}
+	d, err := store.Load(name)
 	if err != nil {
-		return c, fmt.Errorf("machine %s: %w", name, err)
+		return nil, err
 	}
-	c.RunDir = filepath.Join(dirs.Run, name)
-	return c, nil
+	h, err := machine.FindHost(c.Machines.QEMU, c.Machines.Accel)
+	if err != nil {
+		return nil, err
+	}
+	return machine.Build(d, h, store.Path(name), filepath.Join(dirs.Run, name))
 }
 
 // unit is the unit that systemd runs this in, if it does.
@@ -120,7 +115,11 @@ func (c *cli) powerOff(name string) error {
 	if err != nil {
 		return nil // it has ended by itself
 	}
-	if err := launch.PowerOff(context.Background(), filepath.Join(machinesRun, name), pid); err != nil {
+	config, err := config.Load(c.config)
+	if err == nil {
+		err = launch.PowerOff(context.Background(), filepath.Join(config.Machines.RunDir, name), pid)
+	}
+	if err != nil {
 		// systemd ends it now, and that is no failure.
 		fmt.Fprintf(c.stderr, "machine %s is ended without its guest's doing: %v\n", name, err)
 	}

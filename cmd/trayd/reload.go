@@ -18,9 +18,10 @@ func (d *daemon) reload() {
 		d.log.Warn("a changed setting takes effect when trayd is restarted", "key", key)
 	}
 	next.StateDir, next.API = d.config.StateDir, d.config.API
+	next.Machines.Run, next.Machines.RunDir = d.config.Machines.Run, d.config.Machines.RunDir
 	d.config = next
 	d.level.Set(next.Log.Level)
-	d.agent.Reload(agentOptions(next, d.log))
+	d.agent.Reload(d.agentOptions(next))
 	d.log.Info("the new configuration is in effect")
 	d.tell(d.notifier.Ready(d.attached()))
 }
@@ -36,6 +37,12 @@ func needRestart(old, next *config.Config) []string {
 	}
 	if old.API.Group != next.API.Group {
 		keys = append(keys, "api.group")
+	}
+	if old.Machines.Run != next.Machines.Run {
+		keys = append(keys, "machines.run")
+	}
+	if old.Machines.RunDir != next.Machines.RunDir {
+		keys = append(keys, "machines.run_dir")
 	}
 	return keys
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/config"
+	"github.com/trayd/trayd/internal/machine/launch"
 	"github.com/trayd/trayd/state"
 	"github.com/trayd/trayd/systemd"
 )
@@ -36,6 +37,7 @@ type daemon struct {
 	notifier *systemd.Notifier
 	journal  *state.Journal
 	agent    *agent.Agent
+	runner   launch.Runner // of machines
 }
 
 // serve runs the agent until a signal ends it.
@@ -58,14 +60,15 @@ func serve(path string, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, d.journal.Close())
 	}
-	if d.agent, err = agent.New(d.journal, agentOptions(cfg, d.log)); err != nil {
+	d.runner = newRunner(cfg, path)
+	if d.agent, err = agent.New(d.journal, d.agentOptions(cfg)); err != nil {
 		return errors.Join(err, l.Close(), d.journal.Close())
 	}
 	return errors.Join(d.run(l), d.journal.Close())
 }
 
 // agentOptions are the agent's part of the configuration.
-func agentOptions(c *config.Config, log *slog.Logger) agent.Options {
+func (d *daemon) agentOptions(c *config.Config) agent.Options {
 	return agent.Options{
 		Monitors:   c.Monitors,
 		MediaRoots: c.MediaRoots,
@@ -77,7 +80,8 @@ func agentOptions(c *config.Config, log *slog.Logger) agent.Options {
 		Strategy:   c.Tray.Strategy,
 		Volumes:    volumes(c),
 		Library:    libraryOptions(c),
-		Log:        log,
+		Machines:   machineOptions(c, d.runner),
+		Log:        d.log,
 		FailPoint:  failPoint(),
 	}
 }

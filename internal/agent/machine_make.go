@@ -67,6 +67,10 @@ func (m *machines) create(ctx context.Context, d *machine.Definition, r wire.Mac
 	if _, err := m.a.lookUpVM(d.Name); err == nil {
 		return &Error{Code: VMExists, VM: d.Name, Detail: fmt.Sprintf("there is a VM %s already, which trayd is attached to and doesn't run", d.Name), Next: "choose another name"}
 	}
+	if len(d.Networks) == 0 { // so that it just works
+		d.Networks = []wire.Network{{Type: wire.NetworkUser}}
+	}
+	d.Networks = slices.DeleteFunc(slices.Clone(d.Networks), func(n wire.Network) bool { return n.Type == wire.NetworkNone })
 	seeded := r.UserData != "" || len(r.SSHKeys) > 0
 	if seeded {
 		if slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Seed }) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/machine/launch"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -25,12 +26,8 @@ const (
 	failPoll   = 50 * time.Millisecond
 )
 
-// Started is a machine that was started, with what it has to do without.
-type Started struct {
-	VM       string   `json:"vm"`
-	PID      int      `json:"pid"`
-	Warnings []string `json:"warnings,omitempty"`
-}
+// Started is a machine that was started.
+type Started = wire.MachineStarted
 
 // StartVM starts a machine of trayd's own. The discs of its definition are found, opened,
 // their volumes activated, before QEMU is started, and are in before the guest's first
@@ -89,7 +86,7 @@ func (m *machines) preflight(d *machine.Definition) error {
 		return err
 	}
 	for _, f := range c.Files {
-		if f.Mode == machine.Append {
+		if f.Mode == launch.Append {
 			continue
 		}
 		if st, err := os.Stat(f.Path); err != nil {
@@ -111,7 +108,7 @@ func nextForFile(d *machine.Definition, path string) string {
 }
 
 // command is QEMU's for a machine.
-func (m *machines) command(d *machine.Definition) (*machine.Command, error) {
+func (m *machines) command(d *machine.Definition) (*launch.Command, error) {
 	o := m.options()
 	h, err := machine.FindHost(o.QEMU, o.Accel)
 	if err != nil {
@@ -454,7 +451,7 @@ func (m *machines) kill(name string) {
 
 // resume goes on with a start that was cut off, or that somebody else began
 // (`systemctl start`): QEMU is there, and the guest hasn't run yet.
-func (m *machines) resume(ctx context.Context, d *machine.Definition, st machine.RunState, by Caller) (Started, error) {
+func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.State, by Caller) (Started, error) {
 	began := Started{VM: d.Name, PID: st.PID}
 	s, release, err := m.attach(ctx, d.Name)
 	if err != nil {

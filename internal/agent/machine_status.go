@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/machine/launch"
 	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/iso"
 )
@@ -82,7 +83,10 @@ func (m *machines) show(ctx context.Context, out *VMStatus) {
 	}
 	o := m.options()
 	out.Own = true
-	ms := &wire.MachineStatus{Dir: o.Store.Path(out.Name), Unit: o.Runner.Unit(out.Name), Disks: []wire.DiskStatus{}}
+	ms := &wire.MachineStatus{Dir: o.Store.Path(out.Name), Disks: []wire.DiskStatus{}}
+	if o.Runner.Name() == launch.RunSystemd {
+		ms.Unit = launch.Unit(out.Name)
+	}
 	out.Machine = ms
 	d, err := o.Store.Load(out.Name)
 	if err != nil {

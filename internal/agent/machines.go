@@ -12,6 +12,7 @@ import (
 
 	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/machine/launch"
 )
 
 // MachineOptions are what machines of trayd's own need.
@@ -32,9 +33,9 @@ type Runner interface {
 	Start(ctx context.Context, name string) error
 	// Kill ends a machine at once, and returns when its process is no more.
 	Kill(ctx context.Context, name string) error
-	State(ctx context.Context, name string) (machine.RunState, error)
-	// Unit is the systemd unit of a machine, "" where it has none.
-	Unit(name string) string
+	State(ctx context.Context, name string) (launch.State, error)
+	// Name is launch.RunSystemd or launch.RunProcess.
+	Name() string
 }
 
 // machines are those of trayd's own.
@@ -141,7 +142,7 @@ func machineError(name string, err error) error {
 }
 
 // running reports whether a machine's process runs, by its runner's word.
-func (m *machines) running(ctx context.Context, name string) (machine.RunState, error) {
+func (m *machines) running(ctx context.Context, name string) (launch.State, error) {
 	st, err := m.options().Runner.State(ctx, name)
 	if err != nil {
 		return st, &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("whether VM %s runs can't be found out: %v", name, err), Next: "try again; `systemctl status` and trayd's journal say more"}

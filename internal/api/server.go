@@ -50,6 +50,7 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 	mux.HandleFunc("GET /v1/operations/{id}", s.getOperation)
 	mux.HandleFunc("GET /v1/events", s.events)
 	s.imageRoutes(mux)
+	s.machineRoutes(mux)
 	mux.HandleFunc("GET /v1/volumes", s.listVolumes)
 	mux.HandleFunc("POST /v1/volumes/gc", s.collectVolumes)
 	mux.HandleFunc("GET /v1/status", s.getStatus)
@@ -209,7 +210,12 @@ func send(w http.ResponseWriter, contentType string, status int, b []byte) {
 
 // readJSON reads a body; an empty one leaves v as it is.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	return readJSONOf(w, r, v, maxBody)
+}
+
+// readJSONOf is readJSON with a limit of its own, in bytes.
+func readJSONOf(w http.ResponseWriter, r *http.Request, v any, limit int64) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	d.DisallowUnknownFields()
 	switch err := d.Decode(v); {
 	case errors.Is(err, io.EOF):

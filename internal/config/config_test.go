@@ -24,6 +24,10 @@ func TestDefaults(t *testing.T) {
 		Tray:           Tray{Wait: 10 * time.Second, GuestEject: Release, Strategy: Auto},
 		Log:            Log{Level: slog.LevelInfo},
 		Library:        Default().Library, // in TestLibraryDefaults
+		Machines: Machines{
+			Run: RunAuto, User: "trayd-vm", QEMU: "qemu-system-x86_64", QemuImg: "qemu-img",
+			Accel: AccelAuto, StopWait: 90 * time.Second, RunDir: "/run/trayd/machines",
+		},
 	}, Default())
 	assert.Equal(t, "/var/lib/trayd/state.journal", Default().StateFile())
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/trayd/trayd/internal/machine/launch"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -25,51 +26,19 @@ const (
 	AgentSocket  = "agent"
 )
 
-// Command is a QEMU that is to be started. Its arguments name files by the numbers of
-// descriptors: Files[i] is 3+i, those of Taps follow.
-type Command struct {
-	Path   string
-	Args   []string
-	Files  []File
-	Taps   []Tap
-	RunDir string
-}
-
-// File is opened for QEMU.
-type File struct {
-	Path string
-	Mode FileMode
-}
-
-// FileMode is how a File is opened.
-type FileMode int
-
-// The modes.
-const (
-	ReadOnly  FileMode = iota
-	ReadWrite          // it has to be there
-	Append             // it is made when it is missing
-)
-
-// Tap is a tap device that is made for the machine, in a bridge.
-type Tap struct{ Bridge string }
-
 // builder collects a Command.
 type builder struct {
-	c      Command
+	c      launch.Command
 	d      *Definition
 	dir    string
 	order  map[string]int // boot indices
 	shared *bus
 }
 
-// firstFD is the number of a Command's first descriptor: those before are the standard ones.
-const firstFD = 3
-
 // Build is QEMU's command line for a machine: as little as it needs. The machine is made
 // paused with all CD drives empty, and trayd puts the discs in before it lets it run. dir
 // is the machine's directory, runDir where QEMU makes its sockets.
-func Build(d *Definition, h *Host, dir, runDir string) (*Command, error) {
+func Build(d *Definition, h *Host, dir, runDir string) (*launch.Command, error) {
 	b := &builder{d: d, dir: dir, order: bootOrder(d)}
 	b.c.Path, b.c.RunDir = h.QEMU, runDir
 	b.machine(h)
@@ -82,7 +51,7 @@ func Build(d *Definition, h *Host, dir, runDir string) (*Command, error) {
 	b.drives()
 	b.networks()
 	for i := range b.c.Files { // before the devices that name them; QEMU reads -add-fd first wherever it stands
-		b.add("-add-fd", fmt.Sprintf("fd=%d,set=%d", firstFD+i, i+1))
+		b.add("-add-fd", fmt.Sprintf("fd=%d,set=%d", b.c.FD(i), i+1))
 	}
 	return &b.c, nil
 }
@@ -92,8 +61,8 @@ func (b *builder) add(args ...string) { b.c.Args = append(b.c.Args, args...) }
 func (b *builder) device(format string, args ...any) { b.add("-device", fmt.Sprintf(format, args...)) }
 
 // file has a file opened, and returns the name by which QEMU finds it.
-func (b *builder) file(path string, mode FileMode) string {
-	b.c.Files = append(b.c.Files, File{path, mode})
+func (b *builder) file(path string, mode launch.FileMode) string {
+	b.c.Files = append(b.c.Files, launch.File{Path: path, Mode: mode})
 	return "/dev/fdset/" + strconv.Itoa(len(b.c.Files))
 }
 
@@ -131,9 +100,9 @@ func (b *builder) firmware(h *Host) error {
 		return err
 	}
 	b.blockdev(map[string]any{"driver": "raw", "node-name": "code", "read-only": true,
-		"file": map[string]any{"driver": "file", "filename": b.file(fw.Code, ReadOnly), "read-only": true}})
+		"file": map[string]any{"driver": "file", "filename": b.file(fw.Code, launch.Read), "read-only": true}})
 	b.blockdev(map[string]any{"driver": "raw", "node-name": "vars",
-		"file": map[string]any{"driver": "file", "filename": b.file(filepath.Join(b.dir, VarsFile), ReadWrite)}})
+		"file": map[string]any{"driver": "file", "filename": b.file(filepath.Join(b.dir, VarsFile), launch.ReadWrite)}})
 	return nil
 }
 
@@ -160,7 +129,7 @@ func (b *builder) consoles() {
 	}
 	if d.Serial {
 		b.add("-chardev", fmt.Sprintf("socket,id=serial0,path=%s,server=on,wait=off,logfile=%s,logappend=on",
-			comma(b.socket(SerialSocket)), b.file(filepath.Join(b.dir, SerialLog), Append)))
+			comma(b.socket(SerialSocket)), b.file(filepath.Join(b.dir, SerialLog), launch.Append)))
 		b.device("isa-serial,chardev=serial0")
 	}
 	if d.GuestAgent {
@@ -180,8 +149,8 @@ func (b *builder) networks() {
 			b.add("-netdev", "user,id="+id)
 		case wire.NetworkBridge:
 			// The files are all known by now: those of taps follow.
-			b.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, firstFD+len(b.c.Files)+len(b.c.Taps)))
-			b.c.Taps = append(b.c.Taps, Tap{n.Bridge})
+			b.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, b.c.TapFD(len(b.c.Taps))))
+			b.c.Taps = append(b.c.Taps, launch.Tap{Bridge: n.Bridge})
 		case wire.NetworkTap:
 			b.add("-netdev", "tap,id="+id+",script=no,downscript=no,ifname="+n.Tap)
 		}

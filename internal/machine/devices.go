@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/trayd/trayd/internal/machine/launch"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -63,7 +64,7 @@ func (b *builder) disks() {
 	for _, k := range b.d.Disks {
 		node := map[string]any{
 			"driver": k.Format, "node-name": k.Name, "discard": "unmap",
-			"file": map[string]any{"driver": "file", "filename": b.file(filepath.Join(b.dir, DiskFile(k)), ReadWrite), "discard": "unmap"},
+			"file": map[string]any{"driver": "file", "filename": b.file(filepath.Join(b.dir, DiskFile(k)), launch.ReadWrite), "discard": "unmap"},
 		}
 		if k.Format == wire.FormatQCOW2 {
 			node["backing"] = b.base(k)
@@ -79,7 +80,7 @@ func (b *builder) base(k wire.Disk) any {
 	if !k.Linked {
 		return nil
 	}
-	file := map[string]any{"driver": "file", "filename": b.file(k.Base, ReadOnly), "read-only": true}
+	file := map[string]any{"driver": "file", "filename": b.file(k.Base, launch.Read), "read-only": true}
 	base := map[string]any{"driver": k.BaseFormat, "node-name": k.Name + "-base", "read-only": true, "file": file}
 	if k.BaseFormat == wire.FormatQCOW2 {
 		base["backing"] = nil

@@ -72,11 +72,3 @@ func canKVM() bool {
 	unix.Close(int(fd))
 	return true
 }
-
-// RunState is what is known of a machine's process without asking QEMU.
-type RunState struct {
-	Running bool
-	PID     int
-	Failed  bool   // its last start or run ended badly
-	Why     string // the last words of that
-}

@@ -261,3 +261,16 @@ func (c MachineChange) OnlyWhenStopped() bool {
 	c.Autostart = nil
 	return autostart == nil || !reflect.DeepEqual(c, MachineChange{})
 }
+
+// MachineCreated is the answer to POST /v1/vms.
+type MachineCreated struct {
+	VM       VMStatus `json:"vm"`
+	Warnings []string `json:"warnings,omitempty"` // of its start
+}
+
+// MachineStarted is the answer to POST /v1/vms/{vm}/start.
+type MachineStarted struct {
+	VM       string   `json:"vm"`
+	PID      int      `json:"pid"`
+	Warnings []string `json:"warnings,omitempty"` // what it has to do without
+}

@@ -36,9 +36,19 @@ func (c Command) machine() string { return filepath.Base(c.RunDir) }
 // File is a regular file or a block device. A symbolic link is refused: what it points to
 // could be another thing than what was checked.
 type File struct {
-	Path  string
-	Write bool
+	Path string
+	Mode FileMode
 }
+
+// FileMode is how a File is opened.
+type FileMode int
+
+// The modes. QEMU takes a descriptor of an fdset only in the mode that it wants to open in.
+const (
+	Read FileMode = iota
+	ReadWrite
+	Append // write-only at the end; a regular file that is missing is made
+)
 
 // Tap is a network interface of the host whose other end is QEMU's. The kernel names it
 // (trayd0, trayd1, ...), and takes it away with the last descriptor for it.

@@ -12,8 +12,16 @@ import (
 // open opens a file for QEMU.
 func (f File) open() (*os.File, error) {
 	how := "reading"
-	if f.Write {
+	if f.Mode != Read {
 		how = "writing"
+	}
+	if f.Mode == Append {
+		made, err := os.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		if err == nil {
+			made.Close()
+		} else if !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("%s can't be made: %w", f.Path, reason(err))
+		}
 	}
 	file, err := f.openSafely()
 	if err != nil {
@@ -41,10 +49,7 @@ func (f File) openSafely() (*os.File, error) {
 	default:
 		return nil, errors.New("it is neither a regular file nor a block device")
 	}
-	flags := unix.O_RDONLY
-	if f.Write {
-		flags = unix.O_RDWR
-	}
+	flags := map[FileMode]int{Read: unix.O_RDONLY, ReadWrite: unix.O_RDWR, Append: unix.O_WRONLY | unix.O_APPEND}[f.Mode]
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, reason(err)

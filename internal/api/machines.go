@@ -1,0 +1,126 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
+)
+
+// maxMachineBody is of a request for a new machine, in bytes: with cloud-init's user data.
+const maxMachineBody = 1 << 20
+
+// machineRoutes are about machines that trayd itself runs, and about the screens of all.
+func (s *server) machineRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("POST /v1/vms", s.createVM)
+	mux.HandleFunc("PATCH /v1/vms/{vm}", s.changeVM)
+	mux.HandleFunc("DELETE /v1/vms/{vm}", s.removeVM)
+	mux.HandleFunc("POST /v1/vms/{vm}/start", s.startVM)
+	mux.HandleFunc("POST /v1/vms/{vm}/stop", s.stopVM)
+	mux.HandleFunc("POST /v1/vms/{vm}/kill", s.withoutBody(func(ctx context.Context, vm string, by agent.Caller) error { return s.agent.KillVM(ctx, vm, by) }))
+	mux.HandleFunc("POST /v1/vms/{vm}/reset", s.withoutBody(func(ctx context.Context, vm string, by agent.Caller) error { return s.agent.ResetVM(ctx, vm, by) }))
+	mux.HandleFunc("GET /v1/vms/{vm}/screenshot", s.getScreenshot)
+	mux.HandleFunc("GET /v1/vms/{vm}/log", s.getLog)
+}
+
+func (s *server) createVM(w http.ResponseWriter, r *http.Request) {
+	// What a machine has unless the request says otherwise.
+	body := wire.MachineRequest{Definition: wire.Definition{VNC: true, Serial: true, GuestAgent: true}}
+	if err := readJSONOf(w, r, &body, maxMachineBody); err != nil {
+		badRequest(w, err)
+		return
+	}
+	vm, warnings, err := s.agent.CreateVM(r.Context(), body, caller(r))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Location", "/v1/vms/"+vm.Name)
+	writeJSON(w, http.StatusCreated, wire.MachineCreated{VM: vm, Warnings: warnings})
+}
+
+func (s *server) changeVM(w http.ResponseWriter, r *http.Request) {
+	var body wire.MachineChange
+	if err := readJSON(w, r, &body); err != nil {
+		badRequest(w, err)
+		return
+	}
+	vm, err := s.agent.ChangeVM(r.Context(), r.PathValue("vm"), body, caller(r))
+	respond(w, vm, err)
+}
+
+func (s *server) removeVM(w http.ResponseWriter, r *http.Request) {
+	if err := s.agent.RemoveVM(r.Context(), r.PathValue("vm"), r.URL.Query().Get("force") == "true", caller(r)); err != nil {
+		writeError(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *server) startVM(w http.ResponseWriter, r *http.Request) {
+	began, err := s.agent.StartVM(r.Context(), r.PathValue("vm"), caller(r))
+	respond(w, began, err)
+}
+
+func (s *server) stopVM(w http.ResponseWriter, r *http.Request) {
+	var body wire.StopRequest
+	err := readJSON(w, r, &body)
+	var wait *time.Duration
+	if err == nil && body.Wait != "" {
+		var d time.Duration
+		d, err = time.ParseDuration(body.Wait)
+		wait = &d
+	}
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	res, err := s.agent.StopVM(r.Context(), r.PathValue("vm"), wait, body.ThenForce, caller(r))
+	respond(w, res, err)
+}
+
+// withoutBody answers a request that does one thing to a machine.
+func (s *server) withoutBody(f func(context.Context, string, agent.Caller) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := f(r.Context(), r.PathValue("vm"), caller(r)); err != nil {
+			writeError(w, err)
+			return
+		}
+		vm, err := s.agent.VM(r.Context(), r.PathValue("vm"))
+		respond(w, vm, err)
+	}
+}
+
+func (s *server) getScreenshot(w http.ResponseWriter, r *http.Request) {
+	picture, err := s.agent.Screenshot(r.Context(), r.PathValue("vm"))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "image/png")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Length", strconv.Itoa(len(picture)))
+	_, _ = w.Write(picture) // a client that has gone is no error of ours
+}
+
+// maxLogTail is how much of a serial console's log is shown at once, in bytes.
+const maxLogTail = 1 << 20
+
+func (s *server) getLog(w http.ResponseWriter, r *http.Request) {
+	log, err := s.agent.SerialLog(r.PathValue("vm"))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	defer log.Close()
+	if end, err := log.Seek(0, io.SeekEnd); err == nil {
+		_, _ = log.Seek(max(0, end-maxLogTail), io.SeekStart) // it could be sought just now
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = io.Copy(w, io.LimitReader(log, maxLogTail)) // a client that has gone is no error of ours
+}
