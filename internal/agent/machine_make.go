@@ -81,6 +81,9 @@ func (m *machines) create(ctx context.Context, d *machine.Definition, r wire.Mac
 	if slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Seed }) && !seeded {
 		return newError(BadRequest, "use --user-data or --ssh-key", "a seed drive without what goes onto its disc")
 	}
+	if err := m.seed(d, r).Check(); err != nil {
+		return machineError(d.Name, err)
+	}
 	bases, giveBack, err := m.lendBases(d)
 	if err != nil {
 		return err
@@ -130,6 +133,11 @@ func (m *machines) create(ctx context.Context, d *machine.Definition, r wire.Mac
 	return nil
 }
 
+// seed is what a new machine learns at its first boot.
+func (m *machines) seed(d *machine.Definition, r wire.MachineRequest) seed.Seed {
+	return seed.Seed{InstanceID: d.UUID, Hostname: d.Name, UserData: r.UserData, SSHKeys: r.SSHKeys}
+}
+
 // fill makes the files of a machine.
 func (m *machines) fill(ctx context.Context, h *machine.Host, d *machine.Definition, bases []*lent, r wire.MachineRequest, dir string) error {
 	for i, k := range d.Disks {
@@ -147,7 +155,7 @@ func (m *machines) fill(ctx context.Context, h *machine.Host, d *machine.Definit
 		}
 	}
 	if r.UserData != "" || len(r.SSHKeys) > 0 {
-		return seed.Write(filepath.Join(dir, machine.SeedFile), seed.Seed{InstanceID: d.UUID, Hostname: d.Name, UserData: r.UserData, SSHKeys: r.SSHKeys})
+		return seed.Write(filepath.Join(dir, machine.SeedFile), m.seed(d, r))
 	}
 	return nil
 }

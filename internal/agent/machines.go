@@ -13,6 +13,7 @@ import (
 	"github.com/trayd/trayd/internal/library"
 	"github.com/trayd/trayd/internal/machine"
 	"github.com/trayd/trayd/internal/machine/launch"
+	"github.com/trayd/trayd/internal/machine/seed"
 )
 
 // MachineOptions are what machines of trayd's own need.
@@ -123,6 +124,7 @@ func machineError(name string, err error) error {
 	var space *machine.SpaceError
 	var noQEMU *machine.NoQEMUError
 	var noFirmware *machine.NoFirmwareError
+	var unusable *seed.Error
 	switch {
 	case errors.As(err, &invalid):
 		e.Code = VMInvalid
@@ -130,6 +132,8 @@ func machineError(name string, err error) error {
 		e.Code = NoSpace
 	case errors.As(err, &noQEMU), errors.As(err, &noFirmware):
 		e.Code = HostLacks
+	case errors.As(err, &unusable):
+		e.Code = BadRequest
 	case errors.Is(err, machine.ErrExists):
 		e.Code, e.Next = VMExists, "choose another name, or remove it: `trayctl vm rm "+name+"`"
 	case errors.Is(err, machine.ErrNoMachine):
