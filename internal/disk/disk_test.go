@@ -301,13 +301,13 @@ func FuzzProbe(f *testing.F) {
 	w := newWorkshop(f)
 	w.create("base", mib, "")
 	for _, name := range []string{
-		w.write(w.create("plain", mib, ""), "write 0 100k"),
-		w.write(w.create("old", mib, "compat=0.10,cluster_size=512"), "write 0 100k"),
-		w.create("extended", mib, "extended_l2=on,refcount_bits=1"),
-		w.create("overlay", mib, "", "-b", "base", "-F", "qcow2"),
-		w.create("external", mib, "data_file=content"),
-		w.raw("mbr", 2*mib, ", , L\n"),
-		w.raw("gpt", mib, "label: gpt\n"),
+		w.write(w.create("plain", 64<<10, "cluster_size=512"), "write 0 2k"),
+		w.write(w.create("old", 64<<10, "compat=0.10,cluster_size=512"), "write 0 2k"),
+		w.create("bits", 64<<10, "cluster_size=512,refcount_bits=1"),
+		w.create("overlay", 64<<10, "cluster_size=512", "-b", "base", "-F", "qcow2"),
+		w.create("external", 64<<10, "cluster_size=512,data_file=content"),
+		w.raw("mbr", 64<<10, "start=1, size=100\n"),
+		w.raw("gpt", 64<<10, "label: gpt\n"),
 	} {
 		b, err := os.ReadFile(w.path(name))
 		require.NoError(f, err)
