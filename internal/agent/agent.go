@@ -68,7 +68,9 @@ type Agent struct {
 	features *featureCache
 	volumes  *volumes
 	images   *library.Library
-	prober   iso.Prober
+	// diskUsers are the machines whose disks are overlays of what lies at a place; nil: none.
+	diskUsers func(library.Place) []library.User
+	prober    iso.Prober
 	// askedWindow is defaultAskedWindow; shorter in tests.
 	askedWindow time.Duration
 

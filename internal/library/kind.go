@@ -70,7 +70,7 @@ func inspectInto(i *Image, f io.ReaderAt, size int64, asked string) error {
 		err = inspectDisc(i, f, size)
 		var not *iso.NotDiscError
 		if errors.As(err, &not) && kindOf(asked) != wire.ImageDisc {
-			err = inspectRaw(i, f, size, asked, err)
+			err = inspectRaw(i, f, size, asked, not.Found, err)
 		}
 	}
 	if err != nil {
@@ -130,16 +130,16 @@ func inspectDisk(i *Image, f io.ReaderAt, size int64) error {
 	return nil
 }
 
-// inspectRaw looks at what is no disc, for the reason given, and not qcow2. What has no
-// partition table and wasn't said to be a disk is what the reason says.
-func inspectRaw(i *Image, f io.ReaderAt, size int64, asked string, noDisc error) error {
+// inspectRaw looks at what is no disc, but what was found instead, and not qcow2. What has no
+// partition table and wasn't said to be a disk is refused as no disc.
+func inspectRaw(i *Image, f io.ReaderAt, size int64, asked, found string, noDisc error) error {
 	err := inspectDisk(i, f, size)
 	var known *Error
 	switch {
 	case err == nil, errors.As(err, &known) && asked == string(disk.Raw):
 		return err
 	case asked == string(disk.QCOW2):
-		return problem(NotADisk, "look for the image itself, a .qcow2 file", "it is not qcow2: %w", noDisc)
+		return problem(NotADisk, "look for the image itself, a .qcow2 file", "it is not qcow2: this is %s", found)
 	}
 	return noDisc
 }

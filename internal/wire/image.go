@@ -31,8 +31,8 @@ type Image struct {
 	State ImageState `json:"state"`
 	Size  int64      `json:"size"` // bytes; its volume may be larger
 	// SHA256 is of its content, which is stored once in a pool, whatever it is called.
-	SHA256 string `json:"sha256"`
-	Kind   ImageKind `json:"kind,omitempty"` // "" until it was inspected
+	SHA256 string    `json:"sha256"`
+	Kind   ImageKind `json:"kind,omitempty"`   // "" until it was inspected
 	Format string    `json:"format,omitempty"` // of a disc iso9660, udf or bridge, of a disk qcow2 or raw
 	// VirtualSize is how large the disk is that a machine sees, in bytes; 0 for a disc.
 	VirtualSize int64 `json:"virtual_size,omitempty"`
