@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -285,4 +286,24 @@ func TestCaptureKeepsSame(t *testing.T) {
 	r.restart()
 	require.Equal(t, []Image{first}, r.Images())
 	require.FileExists(t, first.Place)
+}
+
+// TestToolDiesWithUs: a death of trayd leaves no qemu-img that goes on writing.
+func TestToolDiesWithUs(t *testing.T) {
+	const self = "TRAYD_TEST_TOOL"
+	if path := os.Getenv(self); path != "" { // the trayd that dies
+		_ = qemuImg(path).convert(context.Background(), "/dev/null", disk.Raw, path+".out", false, func(float64) {})
+		return
+	}
+	path, pid := slowTool(t)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestToolDiesWithUs$")
+	cmd.Env = append(os.Environ(), self+"="+path)
+	require.NoError(t, cmd.Start())
+	process := pid()
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait() // that it was killed is known
+	require.Eventually(t, func() bool {
+		st, err := os.ReadFile("/proc/" + process + "/stat")
+		return err != nil || strings.Contains(string(st), ") Z ") // whoever is its parent now looks when he likes
+	}, 5*time.Second, time.Millisecond)
 }
