@@ -301,12 +301,12 @@ func FuzzProbe(f *testing.F) {
 	w := newWorkshop(f)
 	w.create("base", mib, "")
 	for _, name := range []string{
-		w.write(w.create("plain", 64<<10, "cluster_size=512"), "write 0 2k"),
-		w.write(w.create("old", 64<<10, "compat=0.10,cluster_size=512"), "write 0 2k"),
-		w.create("bits", 64<<10, "cluster_size=512,refcount_bits=1"),
-		w.create("overlay", 64<<10, "cluster_size=512", "-b", "base", "-F", "qcow2"),
-		w.create("external", 64<<10, "cluster_size=512,data_file=content"),
-		w.raw("mbr", 64<<10, "start=1, size=100\n"),
+		w.write(w.create("plain", 8<<10, "cluster_size=512"), "write 0 2k"),
+		w.write(w.create("old", 8<<10, "compat=0.10,cluster_size=512"), "write 0 2k"),
+		w.create("bits", 8<<10, "cluster_size=512,refcount_bits=1"),
+		w.create("overlay", 8<<10, "cluster_size=512", "-b", "base", "-F", "qcow2"),
+		w.create("external", 8<<10, "cluster_size=512,data_file=content"),
+		w.raw("mbr", 8<<10, "start=1, size=10\n"),
 		w.raw("gpt", 64<<10, "label: gpt\n"),
 	} {
 		b, err := os.ReadFile(w.path(name))

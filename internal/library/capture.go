@@ -137,6 +137,9 @@ func captureAgain(e *entry) string {
 func (j *job) conversion(r CaptureRequest) source {
 	return func(ctx context.Context, open func(int64) (*os.File, error), onto func() ([]io.Writer, error)) (int64, error) {
 		o, _ := j.l.configured()
+		if err := saysBeneath(r); err != nil {
+			return 0, err
+		}
 		tool := qemuImg(or(o.QemuImg, "qemu-img"))
 		need, err := tool.measure(ctx, r.Source, r.SourceFormat)
 		if err != nil {
@@ -174,6 +177,30 @@ func (j *job) conversion(r CaptureRequest) source {
 		}
 		return st.Size(), j.settle(ctx, f, st.Size(), all)
 	}
+}
+
+// saysBeneath wants a disk that stands on another file to say what that file is: QEMU would
+// look for it in there, and what a machine has written could be taken for an overlay of any
+// file of the host.
+func saysBeneath(r CaptureRequest) error {
+	if r.SourceFormat != disk.QCOW2 {
+		return nil
+	}
+	f, err := os.Open(r.Source)
+	if err != nil {
+		return problem(Unreadable, "let trayd's user read it", "%w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return unreadable(err)
+	}
+	info, _ := disk.Probe(f, st.Size()) // that an overlay is none for a library is no matter here
+	if info.BackingFile != "" && info.BackingFormat == "" {
+		return problem(DiskRefused, "`qemu-img rebase -u -b "+info.BackingFile+" -F FORMAT "+r.Source+"` writes it down, while the machine is stopped",
+			"%s stands on %s and doesn't say of what format that is", r.Source, info.BackingFile)
+	}
+	return nil
 }
 
 // settle makes a file durable, and hashes it meanwhile from the page cache.

@@ -163,6 +163,46 @@ func TestCaptureFails(t *testing.T) {
 	}
 }
 
+// TestCaptureOfHostileGuest: what a guest writes into its disk is the disk's content, also if
+// it looks like an image that names a file of the host.
+func TestCaptureOfHostileGuest(t *testing.T) {
+	m := newMachine(t)
+	secret := filepath.Join(m.dir, "secret")
+	require.NoError(t, os.WriteFile(secret, bytes.Repeat([]byte("the host's own"), 1<<12), 0o600))
+	tool(t, m.dir, "", "qemu-img", "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", "forged", "1M")
+	forged, err := os.ReadFile(filepath.Join(m.dir, "forged"))
+	require.NoError(t, err)
+	f, err := os.OpenFile(filepath.Join(m.dir, "raw"), os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.Write(forged)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+
+	r := newRig(t)
+	i := r.captured(m.disk("raw"))
+	require.Equal(t, wire.ImageReady, i.State, i.Failure)
+	content, err := os.ReadFile(i.Place)
+	require.NoError(t, err)
+	require.NotContains(t, string(content), "the host's own")
+	tool(t, m.dir, "", "qemu-img", "compare", "-f", "qcow2", "-F", "raw", i.Place, "raw")
+
+	// A disk that is linked to it without saying that it is raw.
+	tool(t, m.dir, "", "qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", filepath.Join(m.dir, "raw"), "-F", "raw", "unsaid", "64M")
+	overlay := filepath.Join(m.dir, "unsaid")
+	b, err := os.ReadFile(overlay)
+	require.NoError(t, err)
+	at := bytes.Index(b, []byte{0xe2, 0x79, 0x2a, 0xca})
+	require.Positive(t, at)
+	b[at] = 0 // an extension that nobody knows
+	require.NoError(t, os.WriteFile(overlay, b, 0o600))
+	q := m.disk("unsaid")
+	q.Name = "unsaid"
+	i = r.captured(q)
+	require.Equal(t, wire.ImageFailed, i.State)
+	require.Equal(t, DiskRefused, i.Failure.Code)
+	require.Contains(t, i.Failure.Cause, "doesn't say of what format")
+}
+
 // slowTool is a qemu-img that converts until it is stopped, and writes down which process it is.
 func slowTool(t *testing.T) (path string, pid func() string) {
 	t.Helper()

@@ -55,6 +55,7 @@ func takes(p Pool, kind wire.ImageKind, integrity string) error {
 // or not what was asked for. What begins as qcow2 is that, as it is for QEMU; otherwise a
 // disc is a disc, also if it has a partition table for those who put it on a USB stick.
 func inspectInto(i *Image, f io.ReaderAt, size int64, asked string) error {
+	i.Kind, i.Format, i.VirtualSize, i.VolumeID, i.Boot = "", "", 0, "", nil // of an earlier attempt
 	head := make([]byte, 4)
 	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return unreadable(err)

@@ -8,7 +8,7 @@ type ImageState string
 // The states.
 const (
 	ImageAllocated   ImageState = "allocated"   // it has its name and waits for its turn
-	ImageDownloading ImageState = "downloading" // its bytes are coming, from a URL, a file or a stream
+	ImageDownloading ImageState = "downloading" // its bytes are coming, from a URL, a file, a stream or a machine's disk
 	ImageVerifying   ImageState = "verifying"   // they are here and are looked at
 	ImageReady       ImageState = "ready"       // the only state in which it can be put into a drive
 	ImageFailed      ImageState = "failed"      // Failure says why, and what to do
