@@ -31,9 +31,12 @@ func (c *cli) imageAddCommand() *cobra.Command {
 		Long: "Puts an image into a pool. A URL is downloaded by trayd, which goes on where it broke\n" +
 			"off, also after a restart; more URLs are mirrors of the same file. The image is\n" +
 			"compared with its checksum and signature, inspected, and can be used only then.\n" +
+			"What it is is found out: a disc, for CD drives, or a qcow2 disk image, of which\n" +
+			"machines are made. A raw disk image is one only with --format raw.\n" +
 			"On a terminal there is a progress bar; otherwise a line of JSON a second, on stderr.",
 		Example: "  trayctl image add debian debian-12.iso --pool fast\n" +
 			"  trayctl image add debian https://cdimage.example.org/debian-12.iso --checksum file:https://cdimage.example.org/SHA256SUMS\n" +
+			"  trayctl image add cloud debian-12-generic.qcow2\n" +
 			"  ssh host cat debian-12.iso | trayctl image add debian - --checksum sha256:9da0...",
 		Args: cobra.MinimumNArgs(2),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -69,6 +72,7 @@ func (c *cli) imageAddCommand() *cobra.Command {
 	f.StringVar(&r.OSType, "os-type", "", "the operating system, for people and programs")
 	f.StringVar(&r.Site, "site", "", "a label of the site that it is for")
 	f.BoolVar(&bootable, "bootable", false, "declare that it boots, or with =false that it doesn't")
+	f.StringVar(&r.Format, "format", "", "what it has to be: qcow2, raw or iso (default: found out; a raw disk only by this)")
 	f.StringVar(&r.Integrity, "integrity", "", `"verity": check its content on every read, by dm-verity`)
 	f.BoolVarP(&detach, "detach", "d", false, "don't wait for the download to end")
 	return cmd
@@ -160,7 +164,7 @@ func (c *cli) addFile(ctx context.Context, r wire.ImageRequest, path string) err
 		r.FileName = filepath.Base(path)
 	}
 	path = imagePath(r.Pool, r.Name)
-	if r.Checksum != "" || r.Signature != "" || r.SignatureData != nil || r.OSType != "" || r.Site != "" || r.Bootable != nil || r.Integrity != "" {
+	if r.Checksum != "" || r.Signature != "" || r.SignatureData != nil || r.OSType != "" || r.Site != "" || r.Bootable != nil || r.Integrity != "" || r.Format != "" {
 		var i wire.Image
 		if err := c.client.do(ctx, "POST", "/v1/images", r, &i); err != nil {
 			return err

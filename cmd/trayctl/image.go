@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +17,11 @@ import (
 func (c *cli) imageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "image COMMAND", DisableFlagsInUseLine: true, Short: "The image library: add, list, check and remove images, and look into them",
-		Long:    "Keeps images in the pools of trayd's configuration, and looks into images. An image is\nput into a drive by its name, once it is ready: `trayctl change vm1 image:debian`.",
+		Long:    "Keeps images in the pools of trayd's configuration, and looks into images. A disc is\nput into a drive by its name, once it is ready: `trayctl change vm1 image:debian`.",
 		Example: "  trayctl image add debian https://cdimage.example.org/debian-12.iso --checksum file:https://cdimage.example.org/SHA256SUMS\n  trayctl image ls\n  trayctl image rm debian",
 	}
 	cmd.AddCommand(
-		c.imageAddCommand(), c.imageListCommand(), c.imageShowCommand(), c.imageRemoveCommand(),
+		c.imageAddCommand(), c.imageCaptureCommand(), c.imageListCommand(), c.imageShowCommand(), c.imageRemoveCommand(),
 		c.imageChangeCommand("retry", "Begin a failed download again, where it was", "going on"),
 		c.imageChangeCommand("cancel", "Stop a download; a retry goes on where it was", "cancelled"),
 		c.imageChangeCommand("pin", "Keep an image from being removed to make room", "pinned"),
@@ -65,9 +66,9 @@ func (c *cli) imageListCommand() *cobra.Command {
 				return err
 			}
 			return c.print(images, func(w io.Writer) {
-				row(w, "IMAGE", "POOL", "STATE", "VOLUME ID", "SIZE", "BOOTS", "ADDED", "SHA256")
+				row(w, "IMAGE", "POOL", "STATE", "KIND", "VOLUME ID", "SIZE", "BOOTS", "ADDED", "SHA256")
 				for _, i := range images {
-					row(w, i.Name, i.Pool, stateOf(i), escaped(i.VolumeID), sizeOf(i.Size), bootsOf(i), i.Added.Local().Format("2006-01-02 15:04"), i.SHA256[:min(12, len(i.SHA256))])
+					row(w, i.Name, i.Pool, stateOf(i), cmp.Or(string(i.Kind), "-"), escaped(i.VolumeID), sizeOf(i.Size), bootsOf(i), i.Added.Local().Format("2006-01-02 15:04"), i.SHA256[:min(12, len(i.SHA256))])
 				}
 			})
 		}),
@@ -165,10 +166,14 @@ func imageTable(w io.Writer, i wire.Image) {
 			line("kept", humanBytes(f.Kept))
 		}
 	}
+	line("kind", string(i.Kind))
 	line("format", i.Format)
 	line("volume id", i.VolumeID)
 	if i.Size > 0 {
 		line("size", fmt.Sprintf("%s (%d bytes)", humanBytes(i.Size), i.Size))
+	}
+	if i.VirtualSize > 0 {
+		line("virtual size", fmt.Sprintf("%s (%d bytes)", humanBytes(i.VirtualSize), i.VirtualSize))
 	}
 	if i.Boot != nil {
 		line("boots", bootsOf(i))
@@ -200,7 +205,7 @@ func when(t time.Time) string {
 func (c *cli) imageRemoveCommand() *cobra.Command {
 	var pool string
 	cmd := &cobra.Command{
-		Use: "rm NAME", Short: "Remove an image that no drive uses, or what is left of a failed one", Args: cobra.ExactArgs(1),
+		Use: "rm NAME", Short: "Remove an image that nobody uses, or what is left of a failed one", Args: cobra.ExactArgs(1),
 		Example: "  trayctl image rm debian --pool fast", ValidArgsFunction: c.completeImage,
 		RunE: ran(func(cmd *cobra.Command, args []string) error {
 			if err := c.client.do(cmd.Context(), "DELETE", imagePath(pool, args[0]), nil, nil); err != nil {

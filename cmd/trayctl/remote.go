@@ -35,6 +35,9 @@ func (c *cli) libraryImage(ctx context.Context, name string) (image, error) {
 	if err := c.client.do(ctx, "GET", r.path, nil, &i); err != nil {
 		return nil, err
 	}
+	if i.Kind == wire.ImageDisk {
+		return nil, &wire.Problem{Code: string(wire.NotADisc), Detail: fmt.Sprintf("%s is a disk image (%s), not a disc", i, i.Format), Next: "`trayctl image show " + i.Name + "` says what is known of it"}
+	}
 	r.size = i.Size
 	return r, nil
 }

@@ -12,7 +12,7 @@ func libraryOptions(c *config.Config) library.Options {
 	o := library.Options{
 		Default: c.Library.Pool, Verify: library.Level(c.Library.Verify), Keys: c.Library.Keys,
 		AllowWeak: c.Library.AllowWeakChecksums, MaxSize: c.Library.MaxSize,
-		Fetch: c.Fetch(),
+		Fetch: c.Fetch(), QemuImg: c.Machines.QemuImg,
 	}
 	o.Fetch.UserAgent = "trayd/" + version
 	writable := false

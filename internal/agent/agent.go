@@ -72,6 +72,8 @@ type Agent struct {
 	images   *library.Library
 	machines *machines
 	prober   iso.Prober
+	// diskUsers are the machines whose definitions speak of what lies at a place.
+	diskUsers func(library.Place) []library.User
 	// askedWindow is defaultAskedWindow; shorter in tests.
 	askedWindow time.Duration
 
@@ -115,6 +117,7 @@ func New(journal *state.Journal, o Options) (*Agent, error) {
 	}
 	a.mark = "trayd-" + id + "-"
 	a.machines = newMachines(a)
+	a.diskUsers = a.machines.usersOf
 	storage := o.Storage
 	if storage == nil {
 		storage = volume.NewHost(id, o.Volumes)

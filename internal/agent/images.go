@@ -102,7 +102,15 @@ func (a *Agent) ReadImage(ctx context.Context, pool, name string, f func(content
 	return forImage(a.images.Read(ctx, pool, name, f))
 }
 
-// RemoveImage removes an image that no drive uses.
+// IsDisc refuses a disk image, in which there are no files to look at.
+func (a *Agent) IsDisc(pool, name string) error {
+	if i, err := a.images.Image(pool, name); err == nil && i.Kind == wire.ImageDisk {
+		return newError(NotADisc, "`trayctl image show "+name+"` says what is known of it", "image:%s is a disk image (%s), not a disc", name, i.Format)
+	}
+	return nil
+}
+
+// RemoveImage removes an image that no drive uses and no machine stands on.
 func (a *Agent) RemoveImage(ctx context.Context, pool, name string, by Caller) error {
 	if i, err := a.images.Image(pool, name); err == nil {
 		pool = i.Pool // for those who read of it
@@ -155,9 +163,13 @@ func (a *Agent) imageUsed(p library.Place) {
 	}
 }
 
-// usersOf are the drives whose records speak of what lies at a place.
+// usersOf are the drives whose records speak of what lies at a place, and the machines that
+// stand on it.
 func (a *Agent) usersOf(p library.Place) []library.User {
 	var by []library.User
+	if a.diskUsers != nil {
+		by = a.diskUsers(p)
+	}
 	var st unix.Stat_t
 	there := p.Volume == nil && unix.Stat(p.Path, &st) == nil
 	for _, v := range a.all() {
@@ -185,7 +197,7 @@ func (a *Agent) usersOf(p library.Place) []library.User {
 			}
 		}
 	}
-	return append(by, a.machines.usersOf(p)...)
+	return by
 }
 
 // standsOn reports whether a medium's volume and a place's are two views of one content.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -84,6 +85,36 @@ func TestCleanLater(t *testing.T) {
 	case <-time.After(patience):
 		require.FailNow(t, "it is never removed")
 	}
+}
+
+// TestDiskImage: a disk image gets into no drive, also not for root, and stays as long as a
+// machine's disk stands on it.
+func TestDiskImage(t *testing.T) {
+	r := newRig(t, func(o *Options) {
+		o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}}
+	})
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	path := filepath.Join(t.TempDir(), "golden")
+	require.NoError(t, exec.Command("qemu-img", "create", "-q", "-f", "qcow2", path, "1M").Run())
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	i, err := r.agent.UploadImage(t.Context(), "local", "golden", false, bytes.NewReader(content), int64(len(content)), Caller{Name: "test"})
+	require.NoError(t, err)
+	r.refused(NotADisc, Insert, "vm", "image:golden")
+	r.refused(NotADisc, Insert, "vm", "image:golden", privileged)
+	r.isError(NotADisc, r.agent.IsDisc("", "golden"))
+
+	r.agent.diskUsers = func(p library.Place) []library.User {
+		require.Equal(t, i.Place, p.Path)
+		return []library.User{{Machine: "web1", Medium: "image:golden"}}
+	}
+	err = r.agent.RemoveImage(t.Context(), "", "golden", Caller{Name: "test"})
+	r.isError(ImageInUse, err)
+	require.ErrorContains(t, err, "image:golden is the base of the disks of web1 (linked)")
+	require.Equal(t, []string{"web1 (linked)"}, r.agent.Images()[0].Users)
+	r.agent.diskUsers = nil
+	require.NoError(t, r.agent.RemoveImage(t.Context(), "", "golden", Caller{Name: "test"}))
 }
 
 // TestKnownImage: an image is not read again when it goes into a drive, unless somebody has

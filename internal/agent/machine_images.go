@@ -3,6 +3,15 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/trayd/trayd/internal/disk"
+	"github.com/trayd/trayd/internal/library"
+	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // lent is a disk image that a machine is being made from.
@@ -14,8 +23,110 @@ type lent struct {
 	done   func()
 }
 
-func (m *machines) lend(image string) (*lent, error) { return nil, errors.New("not yet") }
+// lend finds a disk image, and keeps it where it is until done is called.
+func (m *machines) lend(image string) (*lent, error) {
+	place, i, done, err := m.a.images.Lend(imageName(image))
+	if err != nil {
+		return nil, imageError(image, err)
+	}
+	return &lent{image: i.String(), path: place.Path, format: i.Format, size: i.VirtualSize, done: done}, nil
+}
 
+// copyDisk makes a disk of an image: sharing its blocks where the file system can.
 func (m *machines) copyDisk(ctx context.Context, file string, base *lent) error {
-	return errors.New("not yet")
+	from, err := os.Open(base.path)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(disk.Copy(ctx, to, from, nil), to.Close()); err != nil {
+		return fmt.Errorf("%s can't be copied: %w", base.image, err)
+	}
+	return nil
+}
+
+// CaptureVM begins to copy a stopped machine's disk into the library, as an image that
+// stands alone. A running machine is refused, or powered off first where the request says so.
+// The machine stays, and can't be started before the copy is made.
+func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureRequest, by Caller) (library.Image, error) {
+	done, err := a.machines.turn(name, "captured")
+	if err != nil {
+		return library.Image{}, err
+	}
+	i, err := a.machines.capture(ctx, name, r)
+	a.auditImage("capture "+name+" as", i.Pool, r.Name, by, err)
+	if err != nil {
+		done()
+		return i, err
+	}
+	a.startUnlessStopping(func() {
+		defer done()
+		_, _ = a.images.Wait(a.ctx, i.Pool, i.Name) // how it ends is told by an event
+	})
+	return i, nil
+}
+
+func (m *machines) capture(ctx context.Context, name string, r wire.CaptureRequest) (library.Image, error) {
+	d, err := m.load(name)
+	if err != nil {
+		return library.Image{}, err
+	}
+	k, err := diskToCapture(d, r.Disk)
+	if err != nil {
+		return library.Image{}, err
+	}
+	if _, err := m.a.images.Image(r.Pool, r.Name); err == nil {
+		return library.Image{}, newError(ImageExists, "choose another name, or remove it: `trayctl image rm "+r.Name+"`", "there is an image %s already", r.Name)
+	}
+	err = m.stopped(ctx, name, "captured")
+	if CodeOf(err) == VMRunning && r.Shutdown {
+		var wait *time.Duration
+		if r.Wait != "" {
+			limit, err := time.ParseDuration(r.Wait)
+			if err != nil {
+				return library.Image{}, newError(BadRequest, "use a duration such as 2m", "wait: %w", err)
+			}
+			wait = &limit
+		}
+		_, err = m.stop(ctx, name, wait, false)
+	} else if CodeOf(err) == VMRunning {
+		var e *Error
+		errors.As(err, &e)
+		named := *e
+		named.Next = "power it off, or let --shutdown do that: `trayctl image capture " + name + " --name " + r.Name + " --shutdown`"
+		err = &named
+	}
+	if err != nil {
+		return library.Image{}, err
+	}
+	i, err := m.a.images.Capture(library.CaptureRequest{
+		Name: r.Name, Pool: r.Pool, Source: m.store().Path(name, machine.DiskFile(k)), SourceFormat: disk.Format(k.Format), Base: k.Base,
+		Compress: r.Compress, Origin: "vm:" + name + "/" + k.Name,
+	})
+	return i, forImage(err)
+}
+
+// diskToCapture is the disk of that name, or the first.
+func diskToCapture(d *machine.Definition, name string) (wire.Disk, error) {
+	i := slices.IndexFunc(d.Disks, func(k wire.Disk) bool { return name == "" || k.Name == name })
+	if i >= 0 {
+		return d.Disks[i], nil
+	}
+	if name == "" {
+		return wire.Disk{}, &Error{Code: BadRequest, VM: d.Name, Detail: "VM " + d.Name + " has no disk", Next: "there is nothing to capture"}
+	}
+	return wire.Disk{}, &Error{Code: BadRequest, VM: d.Name, Detail: fmt.Sprintf("VM %s has no disk %s", d.Name, name), Next: "see `trayctl vm show " + d.Name + "`"}
+}
+
+// imageName is an image's name as the library takes it.
+func imageName(image string) string {
+	const kind = "image:"
+	if len(image) > len(kind) && image[:len(kind)] == kind {
+		return image[len(kind):]
+	}
+	return image
 }

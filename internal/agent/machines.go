@@ -273,7 +273,7 @@ func (m *machines) usersOf(p library.Place) []library.User {
 		}
 		for _, k := range d.Disks {
 			if k.Linked && p.Path != "" && k.Base == p.Path {
-				users = append(users, library.User{Drive: name + "/" + k.Name, Medium: k.Image})
+				users = append(users, library.User{Machine: name, Medium: k.Image})
 			}
 		}
 		for _, c := range d.CDROMs {

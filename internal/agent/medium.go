@@ -345,7 +345,7 @@ func imageError(name string, err error) error {
 	switch code {
 	case library.NoSuchPool:
 		code = NoSuchMedium
-	case NoSuchMedium, BadRequest, ImageInUse, ImageNotReady:
+	case NoSuchMedium, BadRequest, ImageInUse, ImageNotReady, NotADisc, NotADisk:
 	default:
 		code = Unreadable
 	}

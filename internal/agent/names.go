@@ -84,6 +84,8 @@ const (
 	OutsideRoots       = wire.OutsideRoots
 	Unreadable         = wire.Unreadable
 	NotADisc           = wire.NotADisc
+	NotADisk           = wire.NotADisk
+	DiskRefused        = wire.DiskRefused
 	Truncated          = wire.Truncated
 	Unreachable        = wire.Unreachable
 	QEMURefused        = wire.QEMURefused

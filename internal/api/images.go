@@ -176,6 +176,10 @@ func decode(r io.Reader, v any) error {
 // inspectImage says all that there is to say of an image.
 func (s *server) inspectImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
+	if err := s.agent.IsDisc(pool, name); err != nil {
+		writeError(w, err)
+		return
+	}
 	var report iso.Report
 	err := s.agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) (err error) {
 		report, err = iso.Inspect(io.NewSectionReader(content, 0, size), size)

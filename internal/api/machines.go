@@ -23,6 +23,7 @@ func (s *server) machineRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/vms/{vm}/stop", s.stopVM)
 	mux.HandleFunc("POST /v1/vms/{vm}/kill", s.withoutBody(func(ctx context.Context, vm string, by agent.Caller) error { return s.agent.KillVM(ctx, vm, by) }))
 	mux.HandleFunc("POST /v1/vms/{vm}/reset", s.withoutBody(func(ctx context.Context, vm string, by agent.Caller) error { return s.agent.ResetVM(ctx, vm, by) }))
+	mux.HandleFunc("POST /v1/vms/{vm}/capture", s.captureVM)
 	mux.HandleFunc("GET /v1/vms/{vm}/screenshot", s.getScreenshot)
 	mux.HandleFunc("GET /v1/vms/{vm}/log", s.getLog)
 }
@@ -81,6 +82,21 @@ func (s *server) stopVM(w http.ResponseWriter, r *http.Request) {
 	}
 	res, err := s.agent.StopVM(r.Context(), r.PathValue("vm"), wait, body.ThenForce, caller(r))
 	respond(w, res, err)
+}
+
+// captureVM begins to make an image of a machine's disk: it is waited for as any image is.
+func (s *server) captureVM(w http.ResponseWriter, r *http.Request) {
+	var body wire.CaptureRequest
+	if err := readJSON(w, r, &body); err != nil {
+		badRequest(w, err)
+		return
+	}
+	i, err := s.agent.CaptureVM(r.Context(), r.PathValue("vm"), body, caller(r))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusAccepted, i)
 }
 
 // withoutBody answers a request that does one thing to a machine.

@@ -37,6 +37,8 @@ var statuses = map[agent.Code]int{
 	agent.OutsideRoots:   http.StatusForbidden,
 	agent.Unreadable:     http.StatusUnprocessableEntity,
 	agent.NotADisc:       http.StatusUnprocessableEntity,
+	agent.NotADisk:       http.StatusUnprocessableEntity,
+	agent.DiskRefused:    http.StatusUnprocessableEntity,
 	agent.Truncated:      http.StatusUnprocessableEntity,
 	agent.DriveFixed:     http.StatusConflict,
 	agent.DriveOccupied:  http.StatusConflict,

@@ -30,6 +30,9 @@ type entry struct {
 	Unfinished string `json:"unfinished,omitempty"`
 	// Fetched is how far a download is.
 	Fetched fetch.State `json:"fetched,omitzero"`
+	// Captured is set for a copy of a machine's disk. It can't be made again by itself: the
+	// machine goes on.
+	Captured bool `json:"captured,omitempty"`
 	// Seen is the file as it was when it was inspected.
 	Seen *Seen `json:"seen,omitempty"`
 	// Origin is the file in a pool of type mount that it is a staged copy of.
@@ -94,6 +97,9 @@ func (l *Library) entries() []*entry {
 func (e *entry) completed() *entry {
 	if e.State == "" {
 		e.State = wire.ImageReady
+	}
+	if e.Kind == "" && e.Place != "" {
+		e.Kind = wire.ImageDisc
 	}
 	return e
 }
@@ -191,7 +197,7 @@ func (l *Library) shown(e *entry) Image {
 	if j != nil {
 		i = j.image()
 	}
-	i.Users = l.usersOf(e)
+	i.Users = named(l.usersOf(e))
 	return i
 }
 

@@ -151,6 +151,9 @@ func (j *job) adopt(ctx context.Context, x *expectation, sha256 string) (done bo
 	if !ok {
 		return false, nil
 	}
+	if err := fitsFormat(j.format, same.Image); err != nil {
+		return true, err
+	}
 	unchanged := j.store.has(ctx, same)
 	bySum := x.sum.Hex == "" || x.sum.Algorithm == verify.SHA256 && x.sum.Hex == same.SHA256
 	switch {
@@ -187,7 +190,7 @@ func (j *job) adopt(ctx context.Context, x *expectation, sha256 string) (done bo
 		return false, nil
 	}
 	i.SHA256, i.Size, i.Format, i.VolumeID, i.Boot = same.SHA256, same.Size, same.Format, same.VolumeID, same.Boot
-	i.RootHash = same.RootHash
+	i.RootHash, i.Kind, i.VirtualSize = same.RootHash, same.Kind, same.VirtualSize
 	if err := j.store.discard(ctx, j.copy().unfinished()); err != nil { // of an earlier attempt
 		return true, err
 	}

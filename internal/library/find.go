@@ -28,34 +28,53 @@ type Known struct {
 	VolumeID string
 }
 
-// Find finds an image by NAME, in whichever pool has it, or by POOL/NAME.
+// Find finds a disc for a drive by NAME, in whichever pool has it, or by POOL/NAME. A disk
+// image is refused.
 func (l *Library) Find(name string) (Place, error) {
+	h, err := l.find(name, wire.ImageDisc)
+	return h.place, err
+}
+
+// FindDisk finds a disk image as Find does a disc, which is refused, as are files that trayd
+// hasn't added. Lend keeps it where it is.
+func (l *Library) FindDisk(name string) (Place, Image, error) {
+	h, err := l.find(strings.TrimPrefix(name, "image:"), wire.ImageDisk)
+	return h.place, h.image, err
+}
+
+// hit is what was found under a name; image is zero for a file that isn't in the catalogue.
+type hit struct {
+	place Place
+	image Image
+}
+
+func (l *Library) find(name string, kind wire.ImageKind) (hit, error) {
 	pools := l.list()
 	if pool, rest, ok := strings.Cut(name, "/"); ok {
 		p, err := l.pool(pool)
 		if err != nil {
-			return Place{}, err
+			return hit{}, err
 		}
 		pools, name = []Pool{p}, rest
 	}
 	if err := checkName(name); err != nil {
-		return Place{}, err
+		return hit{}, err
 	}
 	var (
-		found []Place
+		found []hit
 		in    []string
 		named = len(pools) == 1
 		shut  []string // pools that nobody can look into now
 		later error    // why one can't be used yet
 	)
 	for _, p := range pools {
-		place, ok, err := l.in(p, name, named)
+		h, ok, err := l.in(p, name, named, kind)
 		switch {
 		case err != nil:
 			later = err
 		case ok:
-			found, in = append(found, place), append(in, "image:"+p.Name+"/"+name)
-		case p.Type == Mount:
+			found, in = append(found, h), append(in, "image:"+p.Name+"/"+name)
+		case p.Type == Mount && kind == wire.ImageDisc:
 			shut = append(shut, "image:"+p.Name+"/"+name)
 		}
 	}
@@ -63,50 +82,71 @@ func (l *Library) Find(name string) (Place, error) {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return Place{}, problem(Ambiguous, "name one: "+strings.Join(in, ", "), "image %s is in several pools", name)
+		return hit{}, problem(Ambiguous, "name one: "+strings.Join(in, ", "), "image %s is in several pools", name)
 	case later != nil:
-		return Place{}, later
+		return hit{}, later
 	case len(pools) == 0:
-		return Place{}, problem(NoSuchImage, "add a [[pool]] to trayd.toml, or name a file by its path", "no image %s: there are no pools", name)
+		return hit{}, problem(NoSuchImage, "add a [[pool]] to trayd.toml, or name a file by its path", "no image %s: there are no pools", name)
 	case len(shut) > 0:
-		return Place{}, problem(NoSuchImage, "if it is in a pool that is mounted on demand, say so: "+strings.Join(shut, ", "), "no image %s", name)
+		return hit{}, problem(NoSuchImage, "if it is in a pool that is mounted on demand, say so: "+strings.Join(shut, ", "), "no image %s", name)
 	}
-	return Place{}, problem(NoSuchImage, "`trayctl image ls` shows those that there are", "no image %s in %s", name, names(pools))
+	return hit{}, problem(NoSuchImage, "`trayctl image ls` shows those that there are", "no image %s in %s", name, names(pools))
 }
 
 // in looks for an image in one pool. A pool that would have to be mounted for that is
 // believed to have it if it is the one that was named.
-func (l *Library) in(p Pool, name string, named bool) (Place, bool, error) {
+func (l *Library) in(p Pool, name string, named bool, kind wire.ImageKind) (hit, bool, error) {
 	if p.Type == Mount {
 		if !named {
-			return Place{}, false, nil
+			return hit{}, false, nil
+		}
+		if kind == wire.ImageDisk {
+			return hit{}, false, problem(NotADisk, "add it to a pool of type dir: `trayctl image add NAME FILE`", "image:%s/%s is a file of a pool that is mounted on demand, whose files are discs", p.Name, name)
 		}
 		if place, ok := l.staged(p, name); ok {
-			return place, true, nil
+			return hit{place: place}, true, nil
 		}
-		return Place{Volume: &volume.Ref{Kind: volume.Mount, Name: p.Name}, Inside: name, Stage: p.Stage != ""}, true, nil
+		return hit{place: Place{Volume: &volume.Ref{Kind: volume.Mount, Name: p.Name}, Inside: name, Stage: p.Stage != ""}}, true, nil
 	}
 	if i, ok := l.shownIn(p, name); ok {
 		if err := ready(i); err != nil {
-			return Place{}, false, err
+			return hit{}, false, err
 		}
 	}
 	if l.occupied(p.Name, name) {
-		return Place{}, false, problem(InUse, "wait for it to end", "image %s is being added, removed or verified", name)
+		return hit{}, false, beingChanged(name)
 	}
 	if e, ok := l.entry(p.Name, name); ok {
+		if e.Kind != kind {
+			return hit{}, false, wrongKind(e.Image)
+		}
 		place, here := l.placeOf(p, e)
-		return place, here, nil
+		return hit{place, e.Image}, here, nil
 	}
 	if p.Type == Dir {
-		for _, file := range []string{name + ".iso", name} {
-			path := filepath.Join(p.Path, file)
-			if st, err := os.Lstat(path); err == nil && !st.IsDir() {
-				return Place{Root: p.Path, Path: path}, true, nil
-			}
-		}
+		return inDirectory(p, name, kind)
 	}
-	return Place{}, false, nil
+	return hit{}, false, nil
+}
+
+// inDirectory looks for a file that somebody else has put into a directory. It is a disc: as
+// a disk image nobody has looked at what other files it names.
+func inDirectory(p Pool, name string, kind wire.ImageKind) (hit, bool, error) {
+	for _, file := range []string{name + ".iso", name} {
+		path := filepath.Join(p.Path, file)
+		if st, err := os.Lstat(path); err != nil || st.IsDir() {
+			continue
+		}
+		if kind == wire.ImageDisk {
+			return hit{}, false, problem(NotADisk, "add it: `trayctl image add NAME "+path+"`", "image:%s is a file in pool %s that trayd hasn't added, and such files are discs", name, p.Name)
+		}
+		return hit{place: Place{Root: p.Path, Path: path}}, true, nil
+	}
+	return hit{}, false, nil
+}
+
+func beingChanged(name string) error {
+	return problem(InUse, "wait for it to end", "image %s is being added, removed or verified", name)
 }
 
 // shownIn is an image as it is shown, if the catalogue has it or it is on its way there.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/trayd/trayd/internal/library/fetch"
 	"github.com/trayd/trayd/internal/wire"
-	"github.com/trayd/trayd/iso"
 )
 
 // job brings one image into its pool.
@@ -21,6 +20,7 @@ type job struct {
 	store store
 	// request is what was asked for, with what isn't written down; nil of an upload.
 	request *Request
+	format  string // that the bytes have to be, as in Request
 	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed at its end
 	// resumed is set when bytes of an earlier attempt are part of the content.
@@ -192,7 +192,10 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 	if err := j.store.check(ctx, f, size, i.SHA256); err != nil {
 		return err
 	}
-	if err := inspectInto(&i, f, size); err != nil {
+	if err := inspectInto(&i, f, size, j.format); err != nil {
+		return err
+	}
+	if err := takes(j.pool, i.Kind, i.Integrity); err != nil {
 		return err
 	}
 	i.RootHash = "" // of an earlier attempt
@@ -201,25 +204,6 @@ func (j *job) acquire(ctx context.Context, x *expectation, get source) error {
 		return err
 	}
 	return j.place(ctx)
-}
-
-// inspectInto says what disc a content is, and refuses what is none.
-func inspectInto(i *Image, f io.ReaderAt, size int64) error {
-	report, err := iso.Inspect(io.NewSectionReader(f, 0, size), size)
-	if err != nil {
-		return problem(Failed, "see the disk that holds it", "it can't be read back: %w", err)
-	}
-	_, err = iso.Probe(io.NewSectionReader(f, 0, size), size) // what each insert wants
-	var cut *iso.TruncatedError
-	switch {
-	case errors.As(err, &cut):
-		return problem(Truncated, "download it again and compare its checksum", "it is %w", err)
-	case err != nil:
-		return problem(Invalid, "use an ISO 9660 or UDF image that is whole", "%w", err)
-	}
-	i.Format, i.VolumeID = string(report.Format), report.VolumeID
-	i.Boot = &wire.ImageBoot{BIOS: report.Boot.BIOS, UEFIx64: report.Boot.UEFIx64, UEFIarm64: report.Boot.UEFIarm64}
-	return nil
 }
 
 // place gives a content that is whole its place, or points to the same one that the pool
@@ -240,7 +224,7 @@ func (j *job) place(ctx context.Context) error {
 	}
 	// Wherever it ends from here on, the place is known: the next start finds it there, and
 	// a removal or a failure leaves nothing.
-	j.change(func(e *entry) { e.Place = j.store.placeOf(e.unfinished(), e.SHA256) })
+	j.change(func(e *entry) { e.Place = j.store.placeOf(e) })
 	if err := j.save(); err != nil {
 		return err
 	}
@@ -253,11 +237,14 @@ func (j *job) place(ctx context.Context) error {
 			return err
 		}
 	}
-	place, err := j.store.finish(ctx, e.unfinished(), e.Size, e.SHA256)
+	place, err := j.store.finish(ctx, e)
 	if err != nil {
 		return err
 	}
 	j.l.failPoint("image-placed")
+	if e.Captured {
+		j.l.failPoint("capture-placed")
+	}
 	if j.pool.Type == Dir {
 		if err := j.hashTree(ctx, place); err != nil {
 			return err

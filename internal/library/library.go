@@ -2,10 +2,15 @@
 // whole, what it is, in which pool it lies, and what has to be active before it can be
 // read.
 //
+// An image is a disc, which can only be put into CD drives (Find), or a disk image, of
+// which only machines' disks are made (FindDisk, Lend). Which of them it is was found out
+// from its bytes and is never changed. A disk image comes like a disc does, or is captured
+// from a machine's disk (Capture).
+//
 // A pool is a directory, a volume group, or a file system that is mounted only while
 // something in it is used. What trayd itself has put into a pool is in the catalogue, a
 // part of the state file: a name is a pointer to a content, which a pool has once, under
-// its SHA-256 in a directory (sha256/HEX.iso), as a logical volume in a volume group. A
+// its SHA-256 in a directory (sha256/HEX.iso, HEX.qcow2, HEX.raw), as a logical volume in a volume group. A
 // directory's other files can be used by their names, too.
 //
 // An image is allocated, downloading, verifying, then ready, or failed with one cause and
@@ -75,6 +80,7 @@ type Options struct {
 	Keys      []string // files of public keys, read each time
 	AllowWeak bool     // MD5 and SHA-1, when the request wants them
 	MaxSize   int64    // bytes of an image; 0: no limit
+	QemuImg   string   // the program that captures disks; "": qemu-img, wherever PATH has it
 }
 
 // Storage is what a library needs of the host's volumes: a *volume.Host.
@@ -90,14 +96,15 @@ type Storage interface {
 	Volume(volume.Ref) (volume.Volume, error)
 }
 
-// Users says which drives have what lies at a place, and under which name each has asked
-// for it.
+// Users says which drives have what lies at a place, and which machines' disks are overlays
+// of it, and under which name each has asked for it.
 type Users func(Place) []User
 
-// User is a drive that has an image.
+// User is a drive that has an image, or a machine whose disk is an overlay of it.
 type User struct {
-	Drive  string // VM/DRIVE
-	Medium string // as it was asked for
+	Drive   string // VM/DRIVE; "" for a machine
+	Machine string // "" for a drive
+	Medium  string // as it was asked for; "": by whatever name
 }
 
 // Event is something that happened to an image while nobody may be waiting for it.
@@ -115,6 +122,7 @@ type Library struct {
 	// failPoint is called by name at each point at which the death of trayd is tested.
 	failPoint func(string)
 	turns     chan struct{} // holds a token for each download under way
+	captures  chan struct{} // the same for captures, which don't wait for a slow network
 	room      sync.Mutex    // held while room is made: two images don't count on the same bytes
 
 	mu        sync.Mutex // guards below
@@ -122,6 +130,7 @@ type Library struct {
 	client    *fetch.Client
 	busy      map[string]bool          // catalogue keys of images that somebody does something about: to their content, or just to their entries
 	jobs      map[string]*job          // by catalogue key: what is on its way
+	lent      map[string]int           // by catalogue key: how many machines are being made from a disk image
 	contents  map[string]chan struct{} // by pool and sum: those that hold has; closed when it lets go
 	ctx       context.Context          // of Start; nil before
 	announced map[string]announcement  // uploads that have not begun, by catalogue key
@@ -133,11 +142,14 @@ type Library struct {
 // More make a thin line slower for all and let none end.
 const maxDownloads = 4
 
+// maxCaptures is how many disks are captured at once. One keeps a disk busy.
+const maxCaptures = 2
+
 // New returns a library whose catalogue is in the journal. failPoint may be nil.
 func New(journal *state.Journal, storage Storage, users Users, o Options, log *slog.Logger, failPoint func(string)) (*Library, error) {
 	l := &Library{
 		journal: journal, storage: storage, users: users, log: log, failPoint: failPoint,
-		turns: make(chan struct{}, maxDownloads), busy: make(map[string]bool), jobs: make(map[string]*job), contents: make(map[string]chan struct{}), announced: make(map[string]announcement),
+		turns: make(chan struct{}, maxDownloads), captures: make(chan struct{}, maxCaptures), lent: make(map[string]int), busy: make(map[string]bool), jobs: make(map[string]*job), contents: make(map[string]chan struct{}), announced: make(map[string]announcement),
 	}
 	if failPoint == nil {
 		l.failPoint = func(string) {}
@@ -197,6 +209,9 @@ const (
 	InUse       = wire.ImageInUse
 	NotReady    = wire.ImageNotReady // on its way, or failed
 	Invalid     = wire.NotADisc
+	NotADisk    = wire.NotADisk
+	DiskRefused = wire.DiskRefused
+	Unreadable  = wire.Unreadable
 	Truncated   = wire.Truncated
 	Changed     = wire.ImageDamaged  // the content is another than the one that was added
 	Unverified  = wire.ImageUnsigned // the host wants a checksum or a signature

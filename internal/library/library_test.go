@@ -37,7 +37,7 @@ type volumes struct {
 	releaseFails error
 }
 
-func newVolumes(t *testing.T) *volumes {
+func newVolumes(t testing.TB) *volumes {
 	return &volumes{dir: t.TempDir(), incomplete: map[string]bool{}, active: map[string]bool{}, size: map[string]int64{}, fail: map[string]error{}}
 }
 

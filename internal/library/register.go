@@ -76,7 +76,7 @@ func (l *Library) sameUnderWay(p Pool, r *Request) (Image, bool) {
 	}
 	was := j.request
 	same := was.Checksum == r.Checksum && was.Sums == r.Sums && was.Signature == r.Signature && was.SignatureOf == r.SignatureOf &&
-		bytes.Equal(was.SignatureData, r.SignatureData) && was.Integrity == r.Integrity
+		bytes.Equal(was.SignatureData, r.SignatureData) && was.Integrity == r.Integrity && was.Format == r.Format
 	return j.image(), same
 }
 
@@ -98,7 +98,7 @@ func (l *Library) underWay(i Image) bool {
 // tells.
 func asWanted(e *entry, r *Request, integrity string) bool {
 	switch {
-	case e.Integrity != integrity, (r.Signature != "" || r.SignatureData != nil) && e.Signer == "":
+	case e.Integrity != integrity, fitsFormat(r.Format, e.Image) != nil, (r.Signature != "" || r.SignatureData != nil) && e.Signer == "":
 		return false
 	case r.Checksum == "":
 		return !strings.HasSuffix(redacted(r.URLs[0]), withoutQuery)
@@ -141,7 +141,7 @@ func (l *Library) fresh(r *Request, source string) (Pool, *entry, error) {
 	if p.Verity {
 		e.Integrity = integrityVerity
 	}
-	return p, e, nil
+	return p, e, askable(p, r.Format, e.Integrity)
 }
 
 // begin makes a registration durable and starts its download. The caller has the name.
@@ -157,6 +157,7 @@ func (l *Library) begin(p Pool, e *entry, r *Request) (Image, error) {
 		}
 	}()
 	j, ctx := l.newJob(ctx, p, e, r)
+	j.format = r.Format
 	kept := *r
 	kept.URLs = nil
 	for _, u := range r.URLs {

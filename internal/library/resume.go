@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/trayd/trayd/internal/wire"
@@ -55,7 +54,7 @@ func (l *Library) resumePool(ctx context.Context, p Pool) error {
 			case ok && e.State != wire.ImageReady:
 				return nil // a download that has failed, and can be gone on with
 			case ok && p.Type == LVM && e.Place == (&lvmStore{l.storage, p}).ref(name).String():
-				_, err := l.store(p).finish(ctx, name, e.Size, e.SHA256)
+				_, err := l.store(p).finish(ctx, e)
 				return err
 			}
 			return l.store(p).discard(ctx, name)
@@ -112,6 +111,8 @@ func (l *Library) resume(ctx context.Context, p Pool, name string) error {
 		switch {
 		case !ok || e.State == wire.ImageReady || e.State == wire.ImageFailed:
 			return nil
+		case e.Captured && e.State != wire.ImageRemoving: // the machine that it is of may have gone on since
+			return l.remove(ctx, p, e)
 		case e.State == wire.ImageVerifying:
 			return l.resumePlace(ctx, p, e)
 		case e.State == wire.ImageRemoving:
@@ -184,7 +185,7 @@ func (l *Library) Remove(ctx context.Context, pool, name string) error {
 		return err
 	}
 	if by := l.usersOf(e); len(by) > 0 {
-		return problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, p.Name, strings.Join(by, ", "))
+		return inUse(e, by)
 	}
 	return l.remove(ctx, p, e)
 }
@@ -259,32 +260,4 @@ func (l *Library) Pin(pool, name string, pinned bool) (Image, error) {
 		}
 	}
 	return e.Image, nil
-}
-
-// usersOf are the drives that have an image. Where its content has several names, those
-// that asked for it by another one don't count.
-func (l *Library) usersOf(e *entry) []string {
-	p, err := l.pool(e.Pool)
-	if err != nil || e.Place == "" || l.users == nil {
-		return nil
-	}
-	place, ok := l.placeOf(p, e)
-	if !ok {
-		return nil
-	}
-	users := l.users(place)
-	if len(users) == 0 {
-		return nil
-	}
-	var others []string
-	for _, o := range l.sharing(e) {
-		others = append(others, "image:"+o.Name, o.String())
-	}
-	var by []string
-	for _, u := range users {
-		if !slices.Contains(others, u.Medium) {
-			by = append(by, u.Drive)
-		}
-	}
-	return by
 }

@@ -14,6 +14,9 @@ import (
 func (j *job) failed(ctx context.Context, err error) {
 	e := j.copy()
 	f := &wire.ImageFailure{Code: Failed, Cause: err.Error(), Remedy: "try again: `trayctl image retry " + e.Name + "`", At: time.Now().UTC()}
+	if e.Captured {
+		f.Remedy = captureAgain(e)
+	}
 	var known *Error
 	if errors.As(err, &known) {
 		f.Code = known.Code
@@ -120,6 +123,8 @@ func (l *Library) Retry(pool, name string) (Image, error) {
 	switch {
 	case !ok || e.State != wire.ImageFailed:
 		return i, problem(NotReady, "see `trayctl image show "+name+"`", "image %s has not failed: it is %s", name, i.State)
+	case e.Captured:
+		return i, problem(BadRequest, captureAgain(e), "image %s is a capture of %s, and not downloaded", name, e.Source)
 	case e.Request == nil || len(e.Request.URLs) == 0:
 		return i, problem(BadRequest, "remove it, then add it again", "image %s came from a client, and not from a URL", name)
 	case incomplete(e.Request):
@@ -130,7 +135,7 @@ func (l *Library) Retry(pool, name string) (Image, error) {
 	}
 	if e.Place != "" { // damaged, or of a failure
 		if by := l.usersOf(e); len(by) > 0 {
-			return i, problem(InUse, "eject it first", "image %s of pool %s is in use by %s", name, p.Name, strings.Join(by, ", "))
+			return i, inUse(e, by)
 		}
 		if err := l.letGo(l.context(), p, e); err != nil {
 			return i, err

@@ -203,6 +203,9 @@ func rotten(e *entry) bool {
 }
 
 func remedyOfRot(e *entry) string {
+	if e.Captured {
+		return "see the disk that holds it; if its machine still is as it was, " + captureAgain(e)
+	}
 	if e.Request != nil && len(e.Request.URLs) > 0 {
 		return fmt.Sprintf("see the disk that holds it; `trayctl image retry %s` downloads it again", e.Name)
 	}

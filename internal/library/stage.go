@@ -91,6 +91,7 @@ func (l *Library) Stage(pool, name string, f *os.File) error {
 	}
 	defer done()
 	j, ctx := l.newJob(ctx, to, e, nil)
+	j.format = anyDisc
 	go func() {
 		defer l.work.Done()
 		j.stage(ctx, f, o)

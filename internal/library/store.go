@@ -14,6 +14,7 @@ import (
 
 	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/internal/library/ingest"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // store is how a kind of pool keeps contents. What isn't finished has no place yet; there
@@ -27,12 +28,12 @@ type store interface {
 	// check reads back what was written, where the pool wants that.
 	check(ctx context.Context, f *os.File, size int64, sha256 string) error
 	// placeOf is the place that finish gives a content.
-	placeOf(name, sha256 string) string
+	placeOf(e *entry) string
 	// has reports whether a content is at its place, as far as that tells without reading it.
 	has(ctx context.Context, e *entry) bool
 	// finish gives a whole, durable content its place, for good. It may be repeated after
 	// a death at any point of it.
-	finish(ctx context.Context, name string, size int64, sha256 string) (place string, err error)
+	finish(ctx context.Context, e *entry) (place string, err error)
 	// park leaves an unfinished image for later, discard removes it.
 	park(ctx context.Context, name string) error
 	discard(ctx context.Context, name string) error
@@ -57,8 +58,16 @@ func (s *dirStore) unfinished(name string) string {
 	return filepath.Join(s.pool.Path, "."+name+partial)
 }
 
-func (s *dirStore) placeOf(_, sha256 string) string {
-	return filepath.Join(s.pool.Path, "sha256", sha256+".iso")
+func (s *dirStore) placeOf(e *entry) string {
+	return filepath.Join(s.pool.Path, "sha256", e.SHA256+extension(e.Image))
+}
+
+// extension is how the file of a content ends.
+func extension(i Image) string {
+	if i.Kind == wire.ImageDisk {
+		return "." + i.Format
+	}
+	return ".iso"
 }
 
 func (s *dirStore) has(_ context.Context, e *entry) bool {
@@ -105,8 +114,9 @@ func mayWrite(path string, err error) string {
 // check has nothing to do: a file system that takes an fsync for done has the bytes.
 func (s *dirStore) check(context.Context, *os.File, int64, string) error { return nil }
 
-func (s *dirStore) finish(_ context.Context, name string, size int64, sha256 string) (string, error) {
-	from, place := s.unfinished(name), s.placeOf(name, sha256)
+func (s *dirStore) finish(_ context.Context, e *entry) (string, error) {
+	name, size := e.unfinished(), e.Size
+	from, place := s.unfinished(name), s.placeOf(e)
 	failed := func(err error) (string, error) {
 		return "", problem(Failed, "see the disk that holds pool "+s.pool.Name, "image %s can't get its place: %w", name, err)
 	}
@@ -191,7 +201,7 @@ func (s *lvmStore) ref(name string) volume.Ref {
 	return volume.Ref{Kind: volume.LVM, Name: s.pool.VG + "/" + name}
 }
 
-func (s *lvmStore) placeOf(name, _ string) string { return s.ref(name).String() }
+func (s *lvmStore) placeOf(e *entry) string { return s.ref(e.unfinished()).String() }
 
 func (s *lvmStore) has(ctx context.Context, e *entry) bool {
 	lvs, err := s.storage.ListLVs(ctx, s.pool.VG)
@@ -259,7 +269,8 @@ func (s *lvmStore) check(ctx context.Context, f *os.File, size int64, sha256 str
 	return nil
 }
 
-func (s *lvmStore) finish(ctx context.Context, name string, _ int64, _ string) (string, error) {
+func (s *lvmStore) finish(ctx context.Context, e *entry) (string, error) {
+	name := e.unfinished()
 	lvs, err := s.storage.ListLVs(ctx, s.pool.VG)
 	if err != nil {
 		return "", s.failed(name, err)

@@ -34,7 +34,7 @@ func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size
 	e.Source = uploaded
 	switch {
 	case size == 0:
-		return Image{}, problem(Invalid, "give a file that is a disc image", "image %s is empty", r.Name)
+		return Image{}, problem(Invalid, "give a file that is a disc or a disk image", "image %s is empty", r.Name)
 	case o.MaxSize > 0 && size > o.MaxSize:
 		return Image{}, problem(Invalid, "raise max_size in [library] if it is meant to be so large", "image %s has %d bytes, and at most %d are taken", r.Name, size, o.MaxSize)
 	}
@@ -51,6 +51,7 @@ func (l *Library) Upload(ctx context.Context, r Request, content io.Reader, size
 		return Image{}, exists(p, r.Name)
 	}
 	j, ctx := l.newJob(ctx, p, e, nil)
+	j.format = r.Format
 	var x *expectation
 	if x, err = l.expect(ctx, &r); err == nil && old != nil {
 		err = l.forgetKept(ctx, p, old)
@@ -222,7 +223,7 @@ func (j *job) stream(content io.Reader, size, limit int64) source {
 		case size >= 0 && n != size:
 			return n, problem(Invalid, "is the file still being written?", "image %s has %d bytes, and %d were announced", name, n, size)
 		case n == 0:
-			return n, problem(Invalid, "give a file that is a disc image", "image %s is empty", name)
+			return n, problem(Invalid, "give a file that is a disc or a disk image", "image %s is empty", name)
 		}
 		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() > n {
 			return n, f.Truncate(n) // a longer one was there before

@@ -8,11 +8,20 @@ type ImageState string
 // The states.
 const (
 	ImageAllocated   ImageState = "allocated"   // it has its name and waits for its turn
-	ImageDownloading ImageState = "downloading" // its bytes are coming, from a URL, a file or a stream
+	ImageDownloading ImageState = "downloading" // its bytes are coming, from a URL, a file, a stream or a machine's disk
 	ImageVerifying   ImageState = "verifying"   // they are here and are looked at
 	ImageReady       ImageState = "ready"       // the only state in which it can be put into a drive
 	ImageFailed      ImageState = "failed"      // Failure says why, and what to do
 	ImageRemoving    ImageState = "removing"    // its removal was cut off, and goes on
+)
+
+// ImageKind is what an image can be to a machine.
+type ImageKind string
+
+// The kinds.
+const (
+	ImageDisc ImageKind = "disc" // of a CD drive, read-only
+	ImageDisk ImageKind = "disk" // of which a machine's disk is made
 )
 
 // Image is one image of the catalogue. What isn't known yet is zero.
@@ -22,16 +31,19 @@ type Image struct {
 	State ImageState `json:"state"`
 	Size  int64      `json:"size"` // bytes; its volume may be larger
 	// SHA256 is of its content, which is stored once in a pool, whatever it is called.
-	SHA256 string `json:"sha256"`
-	Format string `json:"format,omitempty"` // iso9660, udf or bridge
+	SHA256 string    `json:"sha256"`
+	Kind   ImageKind `json:"kind,omitempty"`   // "" until it was inspected
+	Format string    `json:"format,omitempty"` // of a disc iso9660, udf or bridge, of a disk qcow2 or raw
+	// VirtualSize is how large the disk is that a machine sees, in bytes; 0 for a disc.
+	VirtualSize int64 `json:"virtual_size,omitempty"`
 	// VolumeID and Boot are what was found in it; Bootable is what was declared.
 	VolumeID string     `json:"volume_id,omitempty"`
 	Boot     *ImageBoot `json:"boot,omitempty"`
 	Bootable *bool      `json:"bootable,omitempty"`
 	OSType   string     `json:"os_type,omitempty"`
 	Site     string     `json:"site,omitempty"`
-	// Source is a URL without its query, "upload", or the image of another pool that it is
-	// a staged copy of.
+	// Source is a URL without its query, "upload", the image of another pool that it is a
+	// staged copy of, or the machine's disk that it was captured from.
 	Source   string `json:"source,omitempty"`
 	Checksum string `json:"checksum,omitempty"` // that it was compared with
 	Signer   string `json:"signer,omitempty"`   // whose signature was verified
@@ -40,12 +52,12 @@ type Image struct {
 	RootHash  string    `json:"root_hash,omitempty"`
 	Pinned    bool      `json:"pinned,omitempty"` // never removed to make room
 	Added     time.Time `json:"added"`
-	Used      time.Time `json:"used,omitzero"` // when it was last put into a drive, to the hour
+	Used      time.Time `json:"used,omitzero"` // when it was last put into a drive, or a machine was made from it, to the hour
 	// Place is the file or the logical volume that holds it.
 	Place    string         `json:"place,omitempty"`
 	Progress *ImageProgress `json:"progress,omitempty"` // while its bytes are coming
 	Failure  *ImageFailure  `json:"failure,omitempty"`
-	Users    []string       `json:"users,omitempty"` // the drives that have it, where that was asked for
+	Users    []string       `json:"users,omitempty"` // the drives that have it, and the machines whose disks stand on it
 }
 
 // String is the image as people name it.
@@ -101,6 +113,9 @@ type ImageRequest struct {
 	Site          string `json:"site,omitempty"`
 	Bootable      *bool  `json:"bootable,omitempty"`
 	Integrity     string `json:"integrity,omitempty"` // "verity", or "" for what the pool says
+	// Format is what the bytes have to be: a Format of Image, or "iso" for any disc. "" takes
+	// what they are, but not a raw disk image, which nothing tells from other bytes for sure.
+	Format string `json:"format,omitempty"`
 }
 
 // ImageRemoval is one thing that `image gc` has removed, or would.

@@ -41,6 +41,8 @@ const (
 	OutsideRoots   Code = "medium-outside-roots"
 	Unreadable     Code = "medium-unreadable"
 	NotADisc       Code = "not-a-disc"
+	NotADisk       Code = "not-a-disk"
+	DiskRefused    Code = "disk-refused" // a disk image that names another file, is encrypted, or isn't sound
 	Truncated      Code = "medium-truncated"
 	Unreachable    Code = "vm-unreachable" // gone, held by another client, or silent
 	QEMURefused    Code = "qemu-refused"
