@@ -134,7 +134,7 @@ func TestCaptureFails(t *testing.T) {
 		says   string
 		next   string
 	}{
-		"what is no disk":  {"text", func(*Options) {}, Failed, "not in qcow2 format", "stop the machine first"},
+		"what is no disk":  {"text", func(*Options) {}, DiskRefused, "it is no disk image", "start it, and look into it"},
 		"no qemu-img":      {"qcow2", func(o *Options) { o.QemuImg = "qemu-img-of-nobody" }, Failed, "isn't installed", "qemu-utils"},
 		"beyond the quota": {"qcow2", func(o *Options) { o.Pools[0].Quota = 1 << 20 }, OverQuota, "may have 1 altogether", "quota"},
 		"too large":        {"qcow2", func(o *Options) { o.MaxSize = 1 << 20 }, Invalid, "at most 1048576", "max_size"},
@@ -199,11 +199,22 @@ func TestCaptureOfHostileGuest(t *testing.T) {
 	b[at] = 0 // an extension that nobody knows
 	require.NoError(t, os.WriteFile(overlay, b, 0o600))
 	q := m.disk("unsaid")
-	q.Name = "unsaid"
+	q.Name, q.Base = "unsaid", filepath.Join(m.dir, "raw")
 	i = r.captured(q)
 	require.Equal(t, wire.ImageFailed, i.State)
 	require.Equal(t, DiskRefused, i.Failure.Code)
 	require.Contains(t, i.Failure.Cause, "doesn't say of what format")
+
+	// Disks that say that they stand on what their machine was never given.
+	for _, name := range []string{"raw", "qcow2"} {
+		tool(t, m.dir, "", "qemu-img", "create", "-q", "-f", "qcow2", "-b", filepath.Join(m.dir, name), "-F", name, "forged")
+		q := m.disk("forged")
+		q.Name = "forged-" + name
+		i := r.captured(q)
+		require.Equal(t, wire.ImageFailed, i.State)
+		require.Equal(t, DiskRefused, i.Failure.Code)
+		require.Contains(t, i.Failure.Cause, `and the machine's definition says ""`)
+	}
 }
 
 // slowTool is a qemu-img that converts until it is stopped, and writes down which process it is.
