@@ -44,9 +44,11 @@ func newRig(t testing.TB) *rig {
 	// Not t.TempDir: a socket's path has 107 bytes, and test names are long.
 	dir, err := os.MkdirTemp("", "trayd-")
 	require.NoError(t, err)
+	require.NoError(t, os.Chmod(dir, 0o755)) // machines' sockets are another user's
 	r := &rig{t: t, dir: dir, limit: commandLimit}
 	t.Cleanup(func() {
 		r.kill()
+		r.killMachines()
 		require.NoError(t, os.RemoveAll(dir))
 		if t.Failed() {
 			t.Logf("what trayd wrote:\n%s", r.log.String())
@@ -116,8 +118,9 @@ const commandLimit = "2s"
 func (r *rig) configure(path, stateDir string) string {
 	r.t.Helper()
 	require.NoError(r.t, os.WriteFile(path, fmt.Appendf(nil,
-		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n[tray]\n%s\n",
-		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.extra), 0o644))
+		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n"+
+			"[machines]\nrun = \"process\"\nrun_dir = %q\naccel = \"tcg\"\n[tray]\n%s\n",
+		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.machinesRun(), r.extra), 0o644))
 	return path
 }
 

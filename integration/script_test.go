@@ -77,6 +77,7 @@ type background struct {
 func (s *session) open(env *testscript.Env) {
 	dir, err := os.MkdirTemp("", "trayd-")
 	require.NoError(s.t, err)
+	require.NoError(s.t, os.Chmod(dir, 0o755)) // machines' sockets are another user's
 	s.r = &rig{t: s.t, dir: dir, limit: commandLimit}
 	for _, sub := range []string{"run", "discs"} {
 		require.NoError(s.t, os.Mkdir(filepath.Join(dir, sub), 0o755))
@@ -92,6 +93,7 @@ func (s *session) open(env *testscript.Env) {
 			<-s.begun.done
 		}
 		s.r.kill()
+		s.r.killMachines()
 		for _, vm := range s.vms {
 			vm.Kill()
 		}

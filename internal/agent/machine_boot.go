@@ -25,7 +25,8 @@ import (
 // installing is what is known of a running machine beyond its definition.
 type installing struct {
 	written bool // the guest has written to a disk
-	killed  bool // it was ended by us
+	killed  bool // it was ended on request
+	off     bool // the guest has powered off
 }
 
 func (m *machines) known(name string, f func(*installing)) installing {
@@ -165,7 +166,8 @@ func (m *machines) event(s *session, e qmp.Event) {
 		}
 	case "SHUTDOWN":
 		if data.Guest {
-			m.known(s.vm.name, func(i *installing) { i.written = i.written || m.writtenByNow(s) })
+			written := m.writtenByNow(s)
+			m.known(s.vm.name, func(i *installing) { i.off, i.written = true, i.written || written })
 		} else {
 			m.setKilled(s.vm.name)
 		}
@@ -319,6 +321,10 @@ func (m *machines) edit(name string, change func(*machine.Definition)) {
 // followDrive makes a definition say what is in a drive of the running machine: that is what
 // its owner sees, and expects after the next start.
 func (m *machines) followDrive(name, drive string, rec Record) {
+	var r run
+	if ok, err := m.a.journal.Get(runPrefix+name, &r); err != nil || !ok {
+		return // it is being started: the discs are on their way in
+	}
 	medium := ""
 	if rec.Loaded != nil {
 		medium = rec.Loaded.Medium.Name
@@ -398,11 +404,17 @@ func (m *machines) ended(name string, how end) {
 				}
 			}
 		}
-		if !now.killed {
+		if now.off || how == endUnseen {
 			m.installed(name, false)
 			m.firstBootOver(name)
 		}
-		m.a.publish(Event{Type: EventVMStopped, VM: name, Detail: stoppedDetail(how, now, r)})
+		e := Event{Type: EventVMStopped, VM: name, Detail: stoppedDetail(how, now, r)}
+		if how == endSeen && !now.off && !now.killed {
+			e.Type = EventVMFailed
+			m.setFailed(name, e.Detail)
+		}
+		m.a.publish(e)
+		m.removeSockets()
 	}
 	m.mu.Lock()
 	delete(m.watch, name)
@@ -419,8 +431,10 @@ func stoppedDetail(how end, now installing, r run) string {
 		return "ended while trayd didn't run"
 	case now.killed:
 		return "was ended" + ran
+	case now.off:
+		return "has powered off" + ran
 	}
-	return "has ended" + ran
+	return "its QEMU has ended without a word" + ran + ": it was killed by somebody else, or it crashed"
 }
 
 // firstBootOver takes cloud-init's disc away.

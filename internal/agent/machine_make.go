@@ -363,6 +363,7 @@ func (m *machines) remove(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
+	m.setFailed(name, "")
 	if err := m.options().Store.Remove(name, func(step string) { m.a.failPoint("machine-" + step) }); err != nil {
 		return machineError(name, err)
 	}

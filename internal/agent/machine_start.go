@@ -73,6 +73,7 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	if err != nil {
 		return Started{}, err
 	}
+	m.setFailed(d.Name, "")
 	m.a.failPoint("vm-prepared")
 	began, err := m.launch(ctx, d, discs)
 	began.Warnings = append(warnings, began.Warnings...)
@@ -293,14 +294,9 @@ func (m *machines) launch(ctx context.Context, d *machine.Definition, discs []*h
 	defer release()
 	began.PID = s.process.PID
 	m.a.failPoint("vm-attached")
-	if err := m.noteRun(d.Name, s.process); err != nil {
-		m.kill(d.Name)
-		return began, newError(StateRefused, "free space in state_dir, or see `trayctl state check`", "that VM %s runs can't be written to the state file: %w", d.Name, err)
-	}
 	held = nil // from here on each ends by itself
 	began.Warnings, err = m.loadAll(ctx, s, discs)
 	if err == nil {
-		m.a.failPoint("vm-loaded")
 		err = m.run(ctx, s, d)
 	}
 	if err != nil {
@@ -425,8 +421,13 @@ func (h *heldDisc) change(ctx context.Context, s *session) (*Outcome, error) {
 	return o.carryThrough(ctx, s, t, nil)
 }
 
-// run lets a machine run whose discs are in.
+// run lets a machine run whose discs are in. That it does is durable first: from then on its
+// definition follows what is in its drives.
 func (m *machines) run(ctx context.Context, s *session, d *machine.Definition) error {
+	m.a.failPoint("vm-loaded")
+	if err := m.noteRun(d.Name, s.process); err != nil {
+		return newError(StateRefused, "free space in state_dir, or see `trayctl state check`", "that it runs can't be written to the state file: %w", err)
+	}
 	if err := m.followInstall(ctx, s, d); err != nil {
 		return err
 	}
@@ -464,9 +465,6 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	status, err := s.conn.QueryStatus(bounded)
 	if err != nil || status.Status != prelaunch {
 		return began, err // it runs already
-	}
-	if err := m.noteRun(d.Name, s.process); err != nil {
-		return began, newError(StateRefused, "free space in state_dir", "that VM %s runs can't be written to the state file: %w", d.Name, err)
 	}
 	var discs []*heldDisc
 	empty := *d

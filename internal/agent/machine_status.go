@@ -41,8 +41,8 @@ func (m *machines) stoppedVM(ctx context.Context, name string) VMStatus {
 		out.State, out.Reason, out.Next = "unreachable", err.Error(), "see the journal of trayd"
 	} else if st.Running {
 		out.State, out.PID = "starting", st.PID
-	} else if st.Failed {
-		out.State, out.Reason, out.Next = wire.VMFailed, st.Why, "`trayctl vm show "+name+"`"
+	} else if why := m.whyFailed(name, st); why != "" {
+		out.State, out.Reason, out.Next = wire.VMFailed, why, "`trayctl vm start "+name+"` starts it again"
 	}
 	d, err := m.store().Load(name)
 	if err != nil {
@@ -107,8 +107,8 @@ func (m *machines) show(ctx context.Context, out *VMStatus) {
 		written[k.Name] = st.Written || k.Image != ""
 		ms.Disks = append(ms.Disks, st)
 	}
-	if st, err := o.Runner.State(ctx, d.Name); err == nil && !st.Running && st.Failed {
-		ms.Failure = st.Why
+	if st, err := o.Runner.State(ctx, d.Name); err == nil && !st.Running {
+		ms.Failure = m.whyFailed(d.Name, st)
 	}
 	if _, err := m.command(d); err != nil {
 		ms.Notes = append(ms.Notes, err.Error()+": "+nextOf(err, "see `trayctl vm show`"))

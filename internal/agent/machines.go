@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -46,12 +48,14 @@ type machines struct {
 	mu    sync.Mutex
 	turns map[string]string      // what is being done to a machine, by its name; guarded by mu
 	watch map[string]*installing // by machine; guarded by mu
+	// failed is why a machine's last run ended badly, where trayd knows more than the runner.
+	failed map[string]string // guarded by mu
 	// edits is held while a definition of a machine that runs is read, changed and written.
 	edits sync.Mutex
 }
 
 func newMachines(a *Agent) *machines {
-	return &machines{a: a, turns: make(map[string]string), watch: make(map[string]*installing)}
+	return &machines{a: a, turns: make(map[string]string), watch: make(map[string]*installing), failed: make(map[string]string)}
 }
 
 func (m *machines) options() MachineOptions { return m.a.opts().Machines }
@@ -75,6 +79,29 @@ func (m *machines) turn(name, what string) (done func(), err error) {
 		defer m.mu.Unlock()
 		delete(m.turns, name)
 	}, nil
+}
+
+// setFailed notes how a machine's run ended, "" for well.
+func (m *machines) setFailed(name, why string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.failed, name)
+	if why != "" {
+		m.failed[name] = why
+	}
+}
+
+// whyFailed is how a machine's last run ended: by its runner's word, or by what was seen.
+func (m *machines) whyFailed(name string, st launch.State) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if why := m.failed[name]; why != "" && !st.Failed {
+		return why
+	}
+	if !st.Failed {
+		return ""
+	}
+	return cmp.Or(st.Why, "it ended badly")
 }
 
 // doing is what is being done to a machine; "" when nothing is.
@@ -200,8 +227,27 @@ func (m *machines) begin() {
 	if err := o.Store.Tidy(); err != nil {
 		m.a.log.Warn("what is left of machines that were being made or removed can't be removed", "error", err)
 	}
+	m.removeSockets()
 	m.seeUnseen()
 	m.a.startUnlessStopping(m.autostart)
+}
+
+// removeSockets removes the sockets of machines that have ended while nobody looked. (A
+// unit's go with it.)
+func (m *machines) removeSockets() {
+	o := m.options()
+	dirs, _ := os.ReadDir(o.RunDir) // none yet, maybe
+	for _, d := range dirs {
+		if machine.CheckName(d.Name()) != nil || o.Runner.Name() != launch.RunProcess {
+			continue
+		}
+		if st, err := o.Runner.State(m.a.ctx, d.Name()); err == nil && st.Running {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(o.RunDir, d.Name())); err != nil {
+			m.a.log.Warn("the sockets of a machine that has ended can't be removed", "vm", d.Name(), "error", err)
+		}
+	}
 }
 
 // seeUnseen sees to the machines that have ended while trayd didn't run.
