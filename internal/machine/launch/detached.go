@@ -92,7 +92,7 @@ func (d *Detached) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() // the launcher has it
+	defer lock.Close() // until the launcher has it
 	if err := d.cleanUp(name); err != nil {
 		return err
 	}
@@ -113,17 +113,26 @@ func (d *Detached) fork(ctx context.Context, name string, lock *Lock) error {
 	defer report.Close()
 	c := &child{from: from, gone: make(chan struct{})}
 	if c.cmd, err = d.launcher(name, log, lock.f, theirs); err == nil {
-		err = c.cmd.Start()
+		err = d.adopt(name, c)
 	}
 	theirs.Close()
+	lock.Close()
 	if err != nil {
 		return fmt.Errorf("machine %s: the launcher can't be started: %w", name, err)
 	}
-	d.mu.Lock()
-	d.children[name] = c
-	d.mu.Unlock()
 	go d.reap(name, c)
 	return d.await(ctx, name, c, report)
+}
+
+// adopt starts a process that Kill knows before it can be killed.
+func (d *Detached) adopt(name string, c *child) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := c.cmd.Start(); err != nil {
+		return err
+	}
+	d.children[name] = c
+	return nil
 }
 
 // launcher is the command that becomes QEMU.
@@ -209,19 +218,20 @@ func (d *Detached) Kill(ctx context.Context, name string) error {
 	if !machineName.MatchString(name) {
 		return fmt.Errorf("machine %q: %w", name, ErrName)
 	}
-	// Not taken from a Start: the process that it waits for is what is to end.
-	d.mu.Lock()
-	c := d.children[name]
-	if c != nil {
-		c.killed = true
-	}
-	d.mu.Unlock()
-	if err := kill(ctx, d.o.Dirs, name); err != nil {
+	var ours *child
+	err := kill(ctx, d.o.Dirs, name, func(pid int) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if c := d.children[name]; c != nil && c.cmd.Process.Pid == pid {
+			c.killed, ours = true, c
+		}
+	})
+	if err != nil {
 		return err
 	}
-	if c != nil {
+	if ours != nil {
 		select {
-		case <-c.gone:
+		case <-ours.gone:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

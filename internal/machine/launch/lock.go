@@ -152,13 +152,14 @@ func look(ctx context.Context, d Dirs, name string) (h holder, running bool, err
 }
 
 // kill ends whoever holds a machine's lock, and waits until nobody does. A start that is
-// under way is waited for, to end that.
-func kill(ctx context.Context, d Dirs, name string) error {
+// under way is waited for, to end that. doomed is told of each process before its end.
+func kill(ctx context.Context, d Dirs, name string, doomed func(pid int)) error {
 	for {
 		h, running, err := held(d, name)
 		if err != nil || !running {
 			return err
 		}
+		doomed(h.pid)
 		if err := h.kill(ctx); err != nil {
 			return fmt.Errorf("machine %s can't be ended: %w", name, err)
 		}

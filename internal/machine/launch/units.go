@@ -136,7 +136,7 @@ func (u *Units) Kill(ctx context.Context, name string) error {
 	if err := u.systemd.Kill(ctx, Unit(name)); err != nil {
 		return u.denied(name, err)
 	}
-	return kill(ctx, u.dirs, name) // one that is no unit's
+	return kill(ctx, u.dirs, name, func(int) {}) // one that is no unit's
 }
 
 // State implements Runner.
