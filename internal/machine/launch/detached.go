@@ -46,8 +46,9 @@ func (*Detached) Name() string { return RunProcess }
 // The descriptors that a launcher inherits beside the standard ones: the lock, and where
 // it writes why it failed. The kernel closes the latter when it has become QEMU.
 const (
-	lockFD   = 3
-	reportFD = 4
+	lockFD     = 3
+	reportFD   = 4
+	reportAway = 512 // from where on the launcher has it
 )
 
 // Inherited is what Detached has given to this process, which it started.
@@ -64,7 +65,14 @@ func Inherit(d Dirs, name string) (*Inherited, error) {
 			return nil, fmt.Errorf("descriptor %d isn't there: --inherit is for trayd alone", fd)
 		}
 	}
-	in := &Inherited{Lock: inheritLock(lockFD), report: os.NewFile(reportFD, "report")}
+	// Not at a number that is promised to QEMU: it is to be closed by the exec, and by
+	// nothing before.
+	report, err := unix.FcntlInt(reportFD, unix.F_DUPFD_CLOEXEC, reportAway)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", reportFD, err)
+	}
+	unix.Close(reportFD)
+	in := &Inherited{Lock: inheritLock(lockFD), report: os.NewFile(uintptr(report), "report")}
 	return in, in.Lock.hold(d, name)
 }
 

@@ -23,7 +23,40 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "be-trayd" {
 		beTrayd(os.Args[2], os.Args[3])
 	}
+	if len(os.Args) == 4 && os.Args[1] == "be-units" {
+		beUnits(os.Args[2], os.Args[3])
+	}
 	goleak.VerifyTestMain(m)
+}
+
+// answer is what beUnits prints.
+type answer struct {
+	State State
+	Error string
+}
+
+// beUnits does one thing with a unit, as whoever this is.
+func beUnits(verb, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	defer cancel()
+	u := NewUnits(Dirs{State: "/var/lib/trayd/machines", Run: "/run/trayd/machines"})
+	var a answer
+	var err error
+	switch verb {
+	case "start":
+		err = u.Start(ctx, name)
+	case "kill":
+		err = u.Kill(ctx, name)
+	case "state":
+		a.State, err = u.State(ctx, name)
+	case "start-unit":
+		err = u.systemd.Start(ctx, name)
+	}
+	if err != nil {
+		a.Error = err.Error()
+	}
+	_ = json.NewEncoder(os.Stdout).Encode(a)
+	os.Exit(0)
 }
 
 // settings are a test's configuration.
