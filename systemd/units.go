@@ -156,7 +156,11 @@ func (Units) call(ctx context.Context, f func(*dbus.Conn) error) error {
 		return fmt.Errorf("%w: %w", ErrNoManager, err)
 	}
 	defer c.Close()
-	err = f(c)
+	return meaning(f(c))
+}
+
+// meaning says which errors of the bus are a caller's to decide on.
+func meaning(err error) error {
 	switch {
 	case isNamed(err, "org.freedesktop.DBus.Error.AccessDenied"), isNamed(err, "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"):
 		return fmt.Errorf("%w: %w", ErrDenied, err)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,30 +54,41 @@ type launcher interface {
 
 // launch doesn't return when all goes well.
 func (c *cli) launch(name string, inherit bool) error {
-	config, err := config.Load(c.config)
-	dirs := launch.Dirs{Run: machinesRun}
-	if err == nil {
-		dirs.State = filepath.Join(config.StateDir, "machines")
-	}
-	var to launcher = unit{}
+	var to launcher
 	var lock *launch.Lock
 	if inherit {
-		in, err := launch.Inherit(dirs, name)
+		in, err := launch.Inherit()
 		if err != nil {
 			return err
 		}
 		to, lock = in, in.Lock
-	} else if to, err = newUnit(err); err == nil {
-		lock, err = launch.Own(dirs, name)
+	} else {
+		n, err := systemd.NewNotifier()
+		if err != nil {
+			return err
+		}
+		to = unit{n}
 	}
-	if err == nil {
-		err = c.become(dirs, name, lock, to)
-	}
+	err := c.become(name, lock, to)
 	to.Report(err)
 	return err
 }
 
-func (c *cli) become(dirs launch.Dirs, name string, lock *launch.Lock, to launcher) error {
+// become takes the lock, unless trayd has, and turns into QEMU.
+func (c *cli) become(name string, lock *launch.Lock, to launcher) error {
+	config, err := config.Load(c.config)
+	if err != nil {
+		return err
+	}
+	dirs := launch.Dirs{State: filepath.Join(config.StateDir, "machines"), Run: machinesRun}
+	if lock == nil {
+		if lock, err = launch.TakeLock(dirs, name); err != nil {
+			return err
+		}
+	}
+	if err := lock.Hold(dirs, name); err != nil {
+		return err
+	}
 	command, err := machineCommand(dirs, name)
 	if err != nil {
 		return err
@@ -102,11 +112,6 @@ func machineCommand(dirs launch.Dirs, name string) (c launch.Command, err error)
 
 // unit is the unit that systemd runs this in, if it does.
 type unit struct{ n *systemd.Notifier }
-
-func newUnit(err error) (unit, error) {
-	n, wrong := systemd.NewNotifier()
-	return unit{n}, errors.Join(err, wrong)
-}
 
 // Ready takes back what was said before: what stands there is why a launch failed.
 func (u unit) Ready() { _ = u.n.Ready("") }

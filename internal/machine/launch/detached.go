@@ -58,12 +58,13 @@ type Inherited struct {
 }
 
 // Inherit finds what Detached gives to `trayd launch --inherit`, and to nobody else.
-func Inherit(d Dirs, name string) (*Inherited, error) {
-	for _, fd := range []int{lockFD, reportFD} {
-		unix.CloseOnExec(fd)
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return nil, fmt.Errorf("descriptor %d isn't there: --inherit is for trayd alone", fd)
+func Inherit() (*Inherited, error) {
+	for fd, kind := range map[int]uint32{lockFD: unix.S_IFREG, reportFD: unix.S_IFIFO} {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != kind {
+			return nil, fmt.Errorf("descriptor %d isn't what it has to be: --inherit is for trayd alone", fd)
 		}
+		unix.CloseOnExec(fd)
 	}
 	// Not at a number that is promised to QEMU: it is to be closed by the exec, and by
 	// nothing before.
@@ -72,8 +73,7 @@ func Inherit(d Dirs, name string) (*Inherited, error) {
 		return nil, fmt.Errorf("descriptor %d: %w", reportFD, err)
 	}
 	unix.Close(reportFD)
-	in := &Inherited{Lock: inheritLock(lockFD), report: os.NewFile(uintptr(report), "report")}
-	return in, in.Lock.hold(d, name)
+	return &Inherited{Lock: inheritLock(lockFD), report: os.NewFile(uintptr(report), "report")}, nil
 }
 
 // Ready says that nothing is left to do but to become QEMU.

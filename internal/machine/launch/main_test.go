@@ -80,7 +80,7 @@ func readSettings(path string) (s settings) {
 // beLauncher is what cmd/trayd does.
 func beLauncher(config, name string) {
 	s := readSettings(config)
-	in, err := Inherit(s.Dirs, name)
+	in, err := Inherit()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -89,6 +89,9 @@ func beLauncher(config, name string) {
 	b, err := os.ReadFile(filepath.Join(s.Dirs.State, name, "command.json"))
 	if err == nil {
 		err = json.Unmarshal(b, &c)
+	}
+	if err == nil {
+		err = in.Lock.Hold(s.Dirs, name)
 	}
 	if err == nil {
 		c.RunDir, c.Lock, c.Ready = filepath.Join(s.Dirs.Run, name), in.Lock, in.Ready

@@ -199,6 +199,22 @@ func TestUnitOfAMachine(t *testing.T) {
 	out, err = h.as("games", "systemctl", "--no-ask-password", "stop", Unit("web-1")).CombinedOutput()
 	require.Error(t, err, "%s", out)
 
+	t.Log("a start that is given up leaves nothing")
+	h.define("late", Command{Path: "/bin/sleep", Args: []string{"60"}})
+	for i := range 4 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(50+100*i)*time.Millisecond)
+		err := h.Start(ctx, "late")
+		cancel()
+		if err == nil {
+			require.NoError(t, h.Kill(t.Context(), "late"))
+			continue
+		}
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		s, err := h.State(t.Context(), "late")
+		require.NoError(t, err)
+		require.Equal(t, State{}, s)
+	}
+
 	t.Log("killed")
 	_, err = h.trayd("kill", "web-1")
 	require.NoError(t, err)
@@ -296,6 +312,20 @@ func TestUnitStops(t *testing.T) {
 			require.Less(t, time.Since(began), 5*time.Second)
 		}
 	}
+}
+
+func TestChooseOnAHostWithSystemd(t *testing.T) {
+	h := newHost(t)
+	require.Equal(t, "systemd", Choose(t.Context(), Options{Dirs: hostDirs}).Name())
+	require.Equal(t, "process", Choose(t.Context(), Options{Dirs: hostDirs, Run: RunProcess}).Name())
+	const unit = "/usr/lib/systemd/system/" + Template
+	require.NoError(t, os.Rename(unit, "/root/unit"))
+	h.tool("systemctl", "daemon-reload")
+	require.Equal(t, "process", Choose(t.Context(), Options{Dirs: hostDirs}).Name())
+	require.NoError(t, os.Rename("/root/unit", unit))
+	h.tool("systemctl", "daemon-reload")
+	h.tool("systemctl", "restart", "dbus.service")
+	require.Equal(t, "systemd", Choose(t.Context(), Options{Dirs: hostDirs}).Name())
 }
 
 func TestTap(t *testing.T) {
