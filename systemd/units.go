@@ -152,11 +152,21 @@ func wait(ctx context.Context, c *dbus.Conn, verb, unit string, do startOrStop) 
 // call has a connection for as long as f runs.
 func (Units) call(ctx context.Context, f func(*dbus.Conn) error) error {
 	c, err := dbus.NewWithContext(ctx)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil: // the connection ends with it, and says only that it was closed
+		if c != nil {
+			c.Close()
+		}
+		return fmt.Errorf("ask the service manager: %w", ctx.Err())
+	case err != nil:
 		return fmt.Errorf("%w: %w", ErrNoManager, err)
 	}
 	defer c.Close()
-	return meaning(f(c))
+	err = meaning(f(c))
+	if err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return err
 }
 
 // meaning says which errors of the bus are a caller's to decide on.
