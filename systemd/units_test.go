@@ -28,13 +28,3 @@ func TestWhatBusErrorsMean(t *testing.T) {
 	other := errors.New("other")
 	require.Equal(t, other, meaning(other))
 }
-
-func TestStateOfAUnit(t *testing.T) {
-	require.Equal(t, UnitState{
-		Load: "loaded", Active: "failed", Result: "exit-code", Status: "why", MainPID: 7, Invocation: "0aff",
-	}, stateOf(map[string]any{
-		"LoadState": "loaded", "ActiveState": "failed", "Result": "exit-code", "StatusText": "why",
-		"MainPID": uint32(7), "InvocationID": []byte{0x0a, 0xff}, "SomethingElse": 1,
-	}))
-	require.Equal(t, UnitState{}, stateOf(nil), "a unit that isn't a service has no such properties")
-}
