@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,36 +48,47 @@ type launcher interface {
 
 // launch doesn't return when all goes well.
 func (c *cli) launch(name string, inherit bool) error {
-	config, err := config.Load(c.config)
-	var dirs launch.Dirs
-	if err == nil {
-		dirs = machineDirs(config)
-	}
-	var to launcher = unit{}
+	var to launcher
 	var lock *launch.Lock
 	if inherit {
-		in, err := launch.Inherit(dirs, name)
+		in, err := launch.Inherit()
 		if err != nil {
 			return err
 		}
 		to, lock = in, in.Lock
-	} else if to, err = newUnit(err); err == nil {
-		lock, err = launch.Own(dirs, name)
+	} else {
+		n, err := systemd.NewNotifier()
+		if err != nil {
+			return err
+		}
+		to = unit{n}
 	}
-	if err == nil {
-		err = become(config, dirs, name, lock, to)
-	}
+	err := c.become(name, lock, to)
 	to.Report(err)
 	return err
 }
 
-func become(c *config.Config, dirs launch.Dirs, name string, lock *launch.Lock, to launcher) error {
-	command, err := machineCommand(c, dirs, name)
+// become takes the lock, unless trayd has, and turns into QEMU.
+func (c *cli) become(name string, lock *launch.Lock, to launcher) error {
+	config, err := config.Load(c.config)
+	if err != nil {
+		return err
+	}
+	dirs := machineDirs(config)
+	if lock == nil {
+		if lock, err = launch.TakeLock(dirs, name); err != nil {
+			return err
+		}
+	}
+	if err := lock.Hold(dirs, name); err != nil {
+		return err
+	}
+	command, err := machineCommand(config, dirs, name)
 	if err != nil {
 		return err
 	}
 	command.Lock, command.Ready = lock, to.Ready
-	return launch.Exec(*command, c.Machines.User)
+	return launch.Exec(*command, config.Machines.User)
 }
 
 // machineCommand is the QEMU of a machine.
@@ -97,11 +107,6 @@ func machineCommand(c *config.Config, dirs launch.Dirs, name string) (*launch.Co
 
 // unit is the unit that systemd runs this in, if it does.
 type unit struct{ n *systemd.Notifier }
-
-func newUnit(err error) (unit, error) {
-	n, wrong := systemd.NewNotifier()
-	return unit{n}, errors.Join(err, wrong)
-}
 
 // Ready takes back what was said before: what stands there is why a launch failed.
 func (u unit) Ready() { _ = u.n.Ready("") }

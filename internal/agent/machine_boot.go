@@ -414,7 +414,7 @@ func (m *machines) ended(name string, how end) {
 			m.setFailed(name, e.Detail)
 		}
 		m.a.publish(e)
-		m.removeSockets()
+		m.a.startUnlessStopping(func() { m.tidy(name) })
 	}
 	m.mu.Lock()
 	delete(m.watch, name)

@@ -37,6 +37,8 @@ type Runner interface {
 	// Kill ends a machine at once, and returns when its process is no more.
 	Kill(ctx context.Context, name string) error
 	State(ctx context.Context, name string) (launch.State, error)
+	// Tidy removes the sockets of a machine that has ended; those of one that runs stay.
+	Tidy(ctx context.Context, name string) error
 	// Name is launch.RunSystemd or launch.RunProcess.
 	Name() string
 }
@@ -227,26 +229,24 @@ func (m *machines) begin() {
 	if err := o.Store.Tidy(); err != nil {
 		m.a.log.Warn("what is left of machines that were being made or removed can't be removed", "error", err)
 	}
-	m.removeSockets()
+	m.a.startUnlessStopping(m.tidySockets)
 	m.seeUnseen()
 	m.a.startUnlessStopping(m.autostart)
 }
 
-// removeSockets removes the sockets of machines that have ended while nobody looked. (A
-// unit's go with it.)
-func (m *machines) removeSockets() {
-	o := m.options()
-	dirs, _ := os.ReadDir(o.RunDir) // none yet, maybe
+// tidySockets removes the sockets of machines that have ended while nobody looked.
+func (m *machines) tidySockets() {
+	dirs, _ := os.ReadDir(m.options().RunDir) // none yet, maybe
 	for _, d := range dirs {
-		if machine.CheckName(d.Name()) != nil || o.Runner.Name() != launch.RunProcess {
-			continue
+		if machine.CheckName(d.Name()) == nil {
+			m.tidy(d.Name())
 		}
-		if st, err := o.Runner.State(m.a.ctx, d.Name()); err == nil && st.Running {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(o.RunDir, d.Name())); err != nil {
-			m.a.log.Warn("the sockets of a machine that has ended can't be removed", "vm", d.Name(), "error", err)
-		}
+	}
+}
+
+func (m *machines) tidy(name string) {
+	if err := m.options().Runner.Tidy(m.a.ctx, name); err != nil && m.a.ctx.Err() == nil {
+		m.a.log.Warn("the sockets of a machine that has ended can't be removed", "vm", name, "error", err)
 	}
 }
 

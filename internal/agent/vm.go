@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -382,7 +383,11 @@ func (v *vm) fail(err error) {
 		e.Next = "see the journal of trayd; it goes on trying"
 	}
 	if v.why == nil || v.why.Detail != e.Detail {
-		v.a.log.Warn("a monitor can't be had; trayd goes on trying", "vm", v.name, "error", e.Detail, "next", e.Next)
+		level := slog.LevelWarn
+		if v.a.machines.doing(v.name) != "" || v.a.machines.own(v.name) && e.Code == Unreachable && !v.process.alive(v.a.boot) {
+			level = slog.LevelDebug // it is being started, or has just ended
+		}
+		v.a.log.Log(v.a.ctx, level, "a monitor can't be had; trayd goes on trying", "vm", v.name, "error", e.Detail, "next", e.Next)
 	}
 	v.why = e
 }

@@ -72,6 +72,8 @@ ldconfig -r "$root"
 depmod -b "$root" "$release"
 mkdir -p "$root"/proc "$root"/sys "$root"/dev "$root"/run "$root"/tmp "$root"/mnt "$root"/var/tmp
 chmod 1777 "$root/tmp" "$root/var/tmp"
+rm -rf "$root/var/run"
+ln -s /run "$root/var/run" # by base-files' script; polkitd looks for D-Bus there
 echo edge >"$root/etc/hostname"
 echo 127.0.0.1 localhost edge >"$root/etc/hosts"
 echo '/dev/vda / ext4 defaults 0 0' >"$root/etc/fstab"

@@ -65,10 +65,11 @@ type Dirs struct {
 func (d Dirs) lock(name string) string { return filepath.Join(d.State, name, "lock") }
 func (d Dirs) log(name string) string  { return filepath.Join(d.State, name, "qemu.log") }
 
-// ErrName means that no machine can have that name.
-var ErrName = errors.New("a machine's name is a letter or a digit, and then at most 50 of letters, digits, _ . and -")
+// ErrName means that no machine can have that name: under systemd it is the greater part of
+// a user's, vm-NAME, which has at most 31 characters and no dot.
+var ErrName = errors.New("a machine's name is a letter or a digit, and then at most 27 of letters, digits, _ and -")
 
-var machineName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,50}$`)
+var machineName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,27}$`)
 
 // check refuses names that would lead out of the directories, and those of machines that
 // there are not.

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -46,8 +47,9 @@ func (*Detached) Name() string { return RunProcess }
 // The descriptors that a launcher inherits beside the standard ones: the lock, and where
 // it writes why it failed. The kernel closes the latter when it has become QEMU.
 const (
-	lockFD   = 3
-	reportFD = 4
+	lockFD     = 3
+	reportFD   = 4
+	reportAway = 512 // from where on the launcher has it
 )
 
 // Inherited is what Detached has given to this process, which it started.
@@ -57,15 +59,22 @@ type Inherited struct {
 }
 
 // Inherit finds what Detached gives to `trayd launch --inherit`, and to nobody else.
-func Inherit(d Dirs, name string) (*Inherited, error) {
-	for _, fd := range []int{lockFD, reportFD} {
-		unix.CloseOnExec(fd)
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return nil, fmt.Errorf("descriptor %d isn't there: --inherit is for trayd alone", fd)
+func Inherit() (*Inherited, error) {
+	for fd, kind := range map[int]uint32{lockFD: unix.S_IFREG, reportFD: unix.S_IFIFO} {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != kind {
+			return nil, fmt.Errorf("descriptor %d isn't what it has to be: --inherit is for trayd alone", fd)
 		}
+		unix.CloseOnExec(fd)
 	}
-	in := &Inherited{Lock: inheritLock(lockFD), report: os.NewFile(reportFD, "report")}
-	return in, in.Lock.hold(d, name)
+	// Not at a number that is promised to QEMU: it is to be closed by the exec, and by
+	// nothing before.
+	report, err := unix.FcntlInt(reportFD, unix.F_DUPFD_CLOEXEC, reportAway)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", reportFD, err)
+	}
+	unix.Close(reportFD)
+	return &Inherited{Lock: inheritLock(lockFD), report: os.NewFile(uintptr(report), "report")}, nil
 }
 
 // Ready says that nothing is left to do but to become QEMU.
@@ -92,7 +101,7 @@ func (d *Detached) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() // the launcher has it
+	defer lock.Close() // until the launcher has it
 	if err := d.cleanUp(name); err != nil {
 		return err
 	}
@@ -113,17 +122,26 @@ func (d *Detached) fork(ctx context.Context, name string, lock *Lock) error {
 	defer report.Close()
 	c := &child{from: from, gone: make(chan struct{})}
 	if c.cmd, err = d.launcher(name, log, lock.f, theirs); err == nil {
-		err = c.cmd.Start()
+		err = d.adopt(name, c)
 	}
 	theirs.Close()
+	lock.Close()
 	if err != nil {
 		return fmt.Errorf("machine %s: the launcher can't be started: %w", name, err)
 	}
-	d.mu.Lock()
-	d.children[name] = c
-	d.mu.Unlock()
 	go d.reap(name, c)
 	return d.await(ctx, name, c, report)
+}
+
+// adopt starts a process that Kill knows before it can be killed.
+func (d *Detached) adopt(name string, c *child) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := c.cmd.Start(); err != nil {
+		return err
+	}
+	d.children[name] = c
+	return nil
 }
 
 // launcher is the command that becomes QEMU.
@@ -204,24 +222,48 @@ func (d *Detached) cleanUp(name string) error {
 	return nil
 }
 
+// Tidy implements Runner.
+func (d *Detached) Tidy(ctx context.Context, name string) error {
+	if !machineName.MatchString(name) {
+		return fmt.Errorf("machine %q: %w", name, ErrName)
+	}
+	release, err := d.each.take(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if d.o.Dirs.check(name) == nil { // else there is no machine any more that could run
+		lock, err := TakeLock(d.o.Dirs, name)
+		if errors.Is(err, ErrRunning) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+	}
+	return d.cleanUp(name)
+}
+
 // Kill implements Runner.
 func (d *Detached) Kill(ctx context.Context, name string) error {
 	if !machineName.MatchString(name) {
 		return fmt.Errorf("machine %q: %w", name, ErrName)
 	}
-	// Not taken from a Start: the process that it waits for is what is to end.
-	d.mu.Lock()
-	c := d.children[name]
-	if c != nil {
-		c.killed = true
-	}
-	d.mu.Unlock()
-	if err := kill(ctx, d.o.Dirs, name); err != nil {
+	var ours *child
+	err := kill(ctx, d.o.Dirs, name, func(pid int) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if c := d.children[name]; c != nil && c.cmd.Process.Pid == pid {
+			c.killed, ours = true, c
+		}
+	})
+	if err != nil {
 		return err
 	}
-	if c != nil {
+	if ours != nil {
 		select {
-		case <-c.gone:
+		case <-ours.gone:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -89,17 +89,9 @@ func forget(path string, f *os.File) error {
 // inheritLock is the lock that Detached has taken for this process, which it started.
 func inheritLock(fd uintptr) *Lock { return &Lock{os.NewFile(fd, "lock")} }
 
-// Own is TakeLock for the launcher itself.
-func Own(d Dirs, name string) (*Lock, error) {
-	l, err := TakeLock(d, name)
-	if err == nil {
-		err = l.hold(d, name)
-	}
-	return l, err
-}
-
-// hold writes into the lock's file that this process holds it.
-func (l *Lock) hold(d Dirs, name string) error {
+// Hold writes into the lock's file that this process, the launcher, holds it: whoever
+// looks for the machine finds it by that.
+func (l *Lock) Hold(d Dirs, name string) error {
 	start, err := startOf(os.Getpid())
 	if err == nil {
 		err = os.WriteFile(d.lock(name), fmt.Appendf(nil, "%d %s\n", os.Getpid(), start), 0o600)
@@ -152,13 +144,14 @@ func look(ctx context.Context, d Dirs, name string) (h holder, running bool, err
 }
 
 // kill ends whoever holds a machine's lock, and waits until nobody does. A start that is
-// under way is waited for, to end that.
-func kill(ctx context.Context, d Dirs, name string) error {
+// under way is waited for, to end that. doomed is told of each process before its end.
+func kill(ctx context.Context, d Dirs, name string, doomed func(pid int)) error {
 	for {
 		h, running, err := held(d, name)
 		if err != nil || !running {
 			return err
 		}
+		doomed(h.pid)
 		if err := h.kill(ctx); err != nil {
 			return fmt.Errorf("machine %s can't be ended: %w", name, err)
 		}

@@ -24,6 +24,9 @@ type Runner interface {
 	// runs.
 	Kill(ctx context.Context, name string) error
 	State(ctx context.Context, name string) (State, error)
+	// Tidy removes the sockets of a process that is no more, waiting for its last moment;
+	// those of one that runs stay.
+	Tidy(ctx context.Context, name string) error
 	// Name is "systemd" or "process".
 	Name() string
 }

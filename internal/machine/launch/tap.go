@@ -1,7 +1,6 @@
 package launch
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
@@ -36,6 +35,9 @@ func (t Tap) setUp(tun int) error {
 	if err != nil {
 		return fmt.Errorf("there is no such interface (`ip link add %s type bridge` makes one): %w", t.Bridge, err)
 	}
+	if _, err := os.Stat("/sys/class/net/" + t.Bridge + "/bridge"); err != nil {
+		return fmt.Errorf("%s is no bridge", t.Bridge)
+	}
 	tap, err := unix.NewIfreq(tapName)
 	if err != nil {
 		return err
@@ -53,9 +55,6 @@ func (t Tap) setUp(tun int) error {
 		return err
 	}
 	err = set(s, t.Bridge, unix.SIOCBRADDIF, func(r *unix.Ifreq) { r.SetUint32(index.Uint32()) })
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%s is no bridge", t.Bridge)
-	}
 	if err != nil {
 		return fmt.Errorf("it can't become a port: %w", err)
 	}

@@ -128,6 +128,9 @@ const (
 // bound cuts what is too long to be shown, at its beginning.
 func bound(s string) string { return s[max(0, len(s)-wordsLimit):] }
 
+// Tidy implements Runner: systemd has done it (RuntimeDirectory=).
+func (*Units) Tidy(context.Context, string) error { return nil }
+
 // Kill implements Runner.
 func (u *Units) Kill(ctx context.Context, name string) error {
 	if !machineName.MatchString(name) {
@@ -136,7 +139,7 @@ func (u *Units) Kill(ctx context.Context, name string) error {
 	if err := u.systemd.Kill(ctx, Unit(name)); err != nil {
 		return u.denied(name, err)
 	}
-	return kill(ctx, u.dirs, name) // one that is no unit's
+	return kill(ctx, u.dirs, name, func(int) {}) // one that is no unit's
 }
 
 // State implements Runner.
