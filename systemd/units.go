@@ -36,7 +36,7 @@ func (e *JobError) Error() string {
 
 // Units starts, ends and looks at units over D-Bus. Its zero value is ready, and safe
 // for concurrent use: each call has a connection of its own, so that a bus that was
-// started anew is no case of its own. That costs about a millisecond.
+// started anew is no case of its own. That costs little beside what a start takes.
 //
 // All methods wait as long as their context. Their errors match ErrDenied and
 // ErrNoManager where it is that.
@@ -83,7 +83,7 @@ func (u Units) Kill(ctx context.Context, unit string) error {
 }
 
 // State asks what has become of a service. It asks for single properties: for all of them
-// the manager reads control groups, and takes 10 ms.
+// the manager reads control groups, too, and takes more than twice as long.
 func (u Units) State(ctx context.Context, unit string) (s UnitState, err error) {
 	err = u.call(ctx, func(c *dbus.Conn) error {
 		listed, err := c.ListUnitsByNamesContext(ctx, []string{unit})

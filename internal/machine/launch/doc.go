@@ -7,7 +7,9 @@
 // limits, journal and order at shutdown are systemd's, and Detached as a process in a
 // session of its own, where there is no systemd. Choose says which. The launcher opens
 // what QEMU may have, gives everything else up, and becomes QEMU (Exec). QEMU gets
-// descriptors; by path it can open nothing that is trayd's.
+// descriptors; by path it can open nothing that is trayd's. Under systemd each machine is
+// a user of its own, and sees nothing of another. Processes without systemd are one user's:
+// a QEMU that its guest has taken over could reach the monitor of another.
 //
 // # What runs is what holds the lock
 //
