@@ -20,9 +20,17 @@ import (
 )
 
 // machinesRun is where machines of trayd's own have their sockets.
-func (r *rig) machinesRun() string { return filepath.Join(r.dir, "m") }
+func (r *rig) machinesRun() string {
+	if r.units {
+		return "/run/trayd/machines"
+	}
+	return filepath.Join(r.dir, "m")
+}
 
 func (r *rig) machineDir(name ...string) string {
+	if r.units {
+		return filepath.Join(append([]string{"/var/lib/trayd/machines"}, name...)...)
+	}
 	return filepath.Join(append([]string{r.dir, "state", "machines"}, name...)...)
 }
 

@@ -36,6 +36,7 @@ type rig struct {
 	dir    string
 	extra  string // more lines of the [tray] section
 	limit  string // command_timeout
+	units  bool   // machines of trayd's own are units: its places are the installed ones
 	daemon *exec.Cmd
 	log    bytes.Buffer
 }
@@ -91,6 +92,9 @@ func (r *rig) start(failpoint string) {
 		program = "trayd-failpoints"
 	}
 	config := r.configure(filepath.Join(r.dir, "trayd.toml"), filepath.Join(r.dir, "state"))
+	if r.units {
+		config = r.configure("/etc/trayd/trayd.toml", "/var/lib/trayd")
+	}
 	r.daemon = exec.Command(filepath.Join(bin, program), "--config", config)
 	r.daemon.Env = append(os.Environ(), "TRAYD_FAILPOINT="+failpoint)
 	r.daemon.Stdout, r.daemon.Stderr = &r.log, &r.log
@@ -117,10 +121,14 @@ const commandLimit = "2s"
 // configure writes a configuration.
 func (r *rig) configure(path, stateDir string) string {
 	r.t.Helper()
+	run := "process"
+	if r.units {
+		run = "systemd"
+	}
 	require.NoError(r.t, os.WriteFile(path, fmt.Appendf(nil,
 		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n"+
-			"[machines]\nrun = \"process\"\nrun_dir = %q\naccel = \"tcg\"\n[tray]\n%s\n",
-		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.machinesRun(), r.extra), 0o644))
+			"[machines]\nrun = %q\nrun_dir = %q\naccel = \"tcg\"\n[tray]\n%s\n",
+		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), run, r.machinesRun(), r.extra), 0o644))
 	return path
 }
 

@@ -35,7 +35,7 @@ const (
 const unitRunDir = "/run/trayd/machines"
 
 // maxRunDir keeps the path of a machine's socket, RUN_DIR/NAME/operator, within sun_path.
-const maxRunDir = maxSocketPath - 50 - len("//operator")
+const maxRunDir = maxSocketPath - 28 - len("//operator")
 
 // maxStop is as of systemd, which waits at a host's shutdown no longer by itself.
 const maxStop = 24 * time.Hour

@@ -56,7 +56,7 @@ func TestMistakesOfMachines(t *testing.T) {
 		{"[machines]\nstop_wait = '-1s'", 2, "machines.stop_wait", "too short"},
 		{"[machines]\nrun_dir = 'x'\nrun = 'process'", 2, "machines.run_dir", "not absolute"},
 		{"[machines]\nrun_dir = '/x'", 2, "machines.run_dir", "needs run"},
-		{"[machines]\nrun = 'process'\nrun_dir = '/a234567890123456789012345678901234567890123456789'", 3, "machines.run_dir", "room for a socket"},
+		{"[machines]\nrun = 'process'\nrun_dir = '/a2345678901234567890123456789012345678901234567890123456789012345678901'", 3, "machines.run_dir", "room for a socket"},
 		{"[[flavour]]\nname = 'a'\nmemory = '1GiB'", 1, "flavour[0].cpus", "not within"},
 		{"[[flavour]]\nname = 'a'\ncpus = 1\nmemory = '1'", 4, "flavour[0].memory", "too small"},
 		{"[[flavour]]\nname = 'a'\ncpus = 1\nmemory = '1G'\ndisk = 'x'", 5, "flavour[0].disk", "not a size"},

@@ -16,9 +16,9 @@ type Definition = wire.Definition
 
 // The limits of a definition.
 const (
-	// maxName in bytes keeps the path of a machine's sockets below sun_path's 107 bytes
-	// (unix(7)), beneath /run/trayd/machines.
-	maxName = 50
+	// maxName in bytes is a user's name's 31 (systemd.exec(5), User=) without "vm-": each
+	// machine has a user of its own under systemd.
+	maxName = 28
 	// maxDevice is of a disk's or drive's name; QEMU takes longer ones.
 	maxDevice = 32
 	minMemory = 16 << 20
@@ -76,11 +76,11 @@ func CheckName(name string) error {
 	ok := name != "" && len(name) <= maxName
 	for i, c := range []byte(name) {
 		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		ok = ok && (letter || i > 0 && strings.IndexByte("-_.", c) >= 0)
+		ok = ok && (letter || i > 0 && strings.IndexByte("-_", c) >= 0)
 	}
 	if !ok {
 		return &InvalidError{name, []Problem{{"name", fmt.Sprintf("%q can't be a machine's name", name),
-			fmt.Sprintf("use at most %d letters, digits, '-', '_' and '.', beginning with a letter or a digit", maxName)}}}
+			fmt.Sprintf("use at most %d letters, digits, '-' and '_', beginning with a letter or a digit", maxName)}}}
 	}
 	return nil
 }

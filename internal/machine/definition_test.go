@@ -109,10 +109,10 @@ func TestWhatNoMachineCanBe(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for _, good := range []string{"a", "web-1.example", "0", strings.Repeat("x", 50)} {
+	for _, good := range []string{"a", "web-1_example", "0", strings.Repeat("x", 28)} {
 		require.NoError(t, CheckName(good))
 	}
-	for _, bad := range []string{"", ".", "..", "-a", "a/b", "a b", "ä", "a\n", strings.Repeat("x", 51), ".making-a"} {
+	for _, bad := range []string{"", ".", "..", "-a", "a/b", "a b", "ä", "a\n", "web.1", strings.Repeat("x", 29), ".making-a"} {
 		require.Error(t, CheckName(bad), bad)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,17 +46,15 @@ func FindHost(qemu, accel string) (*Host, error) {
 	return h, nil
 }
 
-// virtualizes finds Intel's and AMD's flags of virtualization.
-var virtualizes = regexp.MustCompile(`(?m)^flags\s*:.*\b(vmx|svm)\b`)
-
 // kvmCreateVM is the ioctl that fails where /dev/kvm is there and the processor's
 // virtualization isn't: _IO(0xAE, 0x01) of linux/kvm.h.
 const kvmCreateVM = 0xae01
 
-// canKVM tries to make a virtual machine: a /dev/kvm that opens may still be of no use. Nor
-// is one that makes machines where the processor doesn't say that it can virtualize.
+// canKVM tries to make a virtual machine: a /dev/kvm that opens may still be of no use. So is
+// one without the kernel's part for the processor's virtualization, which some sandboxes of
+// containers emulate. (/proc/cpuinfo isn't there in a unit with ProcSubset=pid.)
 func canKVM() bool {
-	if info, err := os.ReadFile("/proc/cpuinfo"); err != nil || !virtualizes.Match(info) {
+	if !isDir("/sys/module/kvm_intel") && !isDir("/sys/module/kvm_amd") {
 		return false
 	}
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
@@ -71,4 +68,9 @@ func canKVM() bool {
 	}
 	unix.Close(int(fd))
 	return true
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/trayd/trayd/systemd"
 )
 
 // The test binary is also what it starts: `trayd launch`, and a trayd that is killed.
@@ -26,7 +28,42 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "be-units" {
 		beUnits(os.Args[2], os.Args[3])
 	}
+	if len(os.Args) == 3 && os.Args[1] == "be-unit" {
+		beUnit(os.Args[2])
+	}
 	goleak.VerifyTestMain(m)
+}
+
+// beUnit is `trayd launch` in a unit, for any command: that of command.json.
+func beUnit(name string) {
+	d := Dirs{State: "/var/lib/trayd/machines", Run: "/run/trayd/machines"}
+	n, err := systemd.NewNotifier()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	err = func() error {
+		lock, err := TakeLock(d, name)
+		if err != nil {
+			return err
+		}
+		if err := lock.Hold(d, name); err != nil {
+			return err
+		}
+		var c Command
+		b, err := os.ReadFile(filepath.Join(d.State, name, "command.json"))
+		if err == nil {
+			err = json.Unmarshal(b, &c)
+		}
+		if err != nil {
+			return err
+		}
+		c.RunDir, c.Lock, c.Ready = filepath.Join(d.Run, name), lock, func() { _ = n.Ready("") }
+		return Exec(c, "trayd-vm")
+	}()
+	_ = n.Status(err.Error())
+	fmt.Fprintln(os.Stderr, "trayd:", err)
+	os.Exit(1)
 }
 
 // answer is what beUnits prints.

@@ -36,12 +36,30 @@ type host struct {
 func newHost(t testing.TB) *host {
 	t.Helper()
 	h := &host{t, NewUnits(hostDirs)}
+	h.launcher()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(h.tool("journalctl", "--no-pager", "-o", "short-monotonic", "-n", "60"))
 		}
 	})
 	return h
+}
+
+// launcher has the units run this test's launcher in place of trayd's: it starts any command,
+// where trayd's starts what a definition says.
+func (h *host) launcher() {
+	const program, conf = "/usr/local/bin/launch.test", "/run/systemd/system/trayd-vm@.service.d/launcher.conf"
+	self, err := os.Executable()
+	require.NoError(h.t, err)
+	h.tool("install", "-D", "-m", "755", self, program)
+	require.NoError(h.t, os.MkdirAll(filepath.Dir(conf), 0o755))
+	require.NoError(h.t, os.WriteFile(conf, []byte("[Service]\nExecStart=\nExecStart="+program+" be-unit %i\n"), 0o644))
+	h.tool("systemctl", "daemon-reload")
+	h.t.Cleanup(func() {
+		require.NoError(h.t, os.Remove(conf))
+		require.NoError(h.t, os.Remove(program))
+		h.tool("systemctl", "daemon-reload")
+	})
 }
 
 func (h *host) tool(args ...string) string {
