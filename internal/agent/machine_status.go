@@ -34,6 +34,18 @@ func (m *machines) stoppedVMs(ctx context.Context, running []VMStatus) []VMStatu
 	return all
 }
 
+// isStopped reports whether a VM is a machine of trayd's own that nobody is attached to, and
+// that isn't known to run.
+func (m *machines) isStopped(name string) bool {
+	if !m.own(name) {
+		return false
+	}
+	m.a.mu.Lock()
+	v := m.a.vms[name]
+	m.a.mu.Unlock()
+	return v == nil || v.hidden()
+}
+
 // stoppedVM shows a machine that nobody is attached to.
 func (m *machines) stoppedVM(ctx context.Context, name string) VMStatus {
 	out := VMStatus{Name: name, State: wire.VMStopped, Drives: []DriveStatus{}, Own: true}
@@ -122,12 +134,11 @@ func (m *machines) show(ctx context.Context, out *VMStatus) {
 
 // showRunning fills in what only a running machine has.
 func (m *machines) showRunning(ctx context.Context, d *machine.Definition, out *VMStatus, written map[string]bool) {
-	s, release := (*session)(nil), func() {}
-	if v, err := m.a.lookUpVM(d.Name); err == nil {
-		if s, release = v.current(); s == nil {
-			return
-		}
+	v, err := m.a.lookUpVM(d.Name)
+	if err != nil {
+		return
 	}
+	s, release := v.current()
 	if s == nil {
 		return
 	}

@@ -307,7 +307,7 @@ func (m *machines) autostart() {
 // usersOf are the machines that have what lies at a place in their definition: a disc of a
 // drive, or the base of a linked disk.
 func (m *machines) usersOf(p library.Place) []library.User {
-	if m.options().Runner == nil || p.Volume != nil && p.Path == "" && p.Volume.Name == "" {
+	if m.options().Runner == nil {
 		return nil
 	}
 	names, _ := m.store().Names()
@@ -323,7 +323,7 @@ func (m *machines) usersOf(p library.Place) []library.User {
 			}
 		}
 		for _, c := range d.CDROMs {
-			if c.Medium != "" && m.a.lies(c.Medium, p) {
+			if means(c.Medium, p) {
 				users = append(users, library.User{Drive: name + "/" + c.Name, Medium: c.Medium})
 			}
 		}
@@ -331,20 +331,13 @@ func (m *machines) usersOf(p library.Place) []library.User {
 	return users
 }
 
-// lies reports whether a medium's name means what lies at a place of the library.
-func (a *Agent) lies(medium string, p library.Place) bool {
-	name, ok := strings.CutPrefix(medium, "image:")
-	if !ok {
-		return p.Volume == nil && medium == p.Path
+// means reports whether a medium's name means the image at a place, by whichever of its names.
+func means(medium string, p library.Place) bool {
+	if p.Image == "" || !strings.HasPrefix(medium, "image:") {
+		return p.Path != "" && medium == p.Path
 	}
-	other, err := a.images.Find(name)
-	if err != nil {
-		return false
-	}
-	if p.Volume != nil || other.Volume != nil {
-		return p.Volume != nil && other.Volume != nil && *p.Volume == *other.Volume && p.Inside == other.Inside
-	}
-	return other.Path == p.Path
+	_, name, _ := strings.Cut(p.Image, "/")
+	return medium == p.Image || medium == "image:"+name
 }
 
 func (a *Agent) auditMachine(verb, name string, by Caller, err error) {

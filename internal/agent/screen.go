@@ -19,11 +19,11 @@ import (
 
 // Screenshot is a picture (PNG) of a machine's screen, whoever runs the machine.
 func (a *Agent) Screenshot(ctx context.Context, name string) ([]byte, error) {
+	if a.machines.isStopped(name) {
+		return nil, &Error{Code: VMNotRunning, VM: name, Detail: "VM " + name + " doesn't run", Next: "`trayctl vm start " + name + "`"}
+	}
 	v, err := a.lookUpVM(name)
 	if err != nil {
-		if a.machines.own(name) {
-			return nil, &Error{Code: VMNotRunning, VM: name, Detail: "VM " + name + " doesn't run", Next: "`trayctl vm start " + name + "`"}
-		}
 		return nil, err
 	}
 	s, release, err := v.acquire(ctx)

@@ -51,15 +51,15 @@ func (a *Agent) VMs(ctx context.Context) []VMStatus {
 
 // VM shows one machine.
 func (a *Agent) VM(ctx context.Context, name string) (VMStatus, error) {
-	v, err := a.lookUpVM(name)
 	var out VMStatus
-	switch {
-	case err == nil:
-		out = v.status(ctx)
-	case a.machines.own(name):
+	if a.machines.isStopped(name) {
 		out = a.machines.stoppedVM(ctx, name)
-	default:
-		return VMStatus{}, err
+	} else {
+		v, err := a.lookUpVM(name)
+		if err != nil {
+			return VMStatus{}, err
+		}
+		out = v.status(ctx)
 	}
 	a.machines.show(ctx, &out)
 	return out, nil
@@ -67,10 +67,10 @@ func (a *Agent) VM(ctx context.Context, name string) (VMStatus, error) {
 
 // Drive shows one drive, named by any of its names, or the only one.
 func (a *Agent) Drive(ctx context.Context, vmName, name string) (DriveStatus, error) {
-	v, err := a.lookUpVM(vmName)
-	if err != nil && a.machines.own(vmName) {
+	if a.machines.isStopped(vmName) {
 		return a.machines.stoppedDrive(ctx, vmName, name)
 	}
+	v, err := a.lookUpVM(vmName)
 	if err != nil {
 		return DriveStatus{}, err
 	}

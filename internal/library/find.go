@@ -12,6 +12,8 @@ import (
 
 // Place is where an image lies: a file, or a volume and a file inside it.
 type Place struct {
+	// Image is its name with its pool, image:POOL/NAME, where a Users is asked about one.
+	Image      string
 	Root, Path string      // of a file: the directory that it stays beneath, and its path
 	Volume     *volume.Ref // what has to be active; nil for a file
 	Inside     string      // the file in a Volume that is a file system

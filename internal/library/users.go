@@ -26,6 +26,7 @@ func (l *Library) usersOf(e *entry) []User {
 	if !ok {
 		return by
 	}
+	place.Image = e.String()
 	users := l.users(place)
 	if len(users) == 0 {
 		return by

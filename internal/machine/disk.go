@@ -29,8 +29,10 @@ type SpaceError struct {
 }
 
 func (e *SpaceError) Error() string {
-	return fmt.Sprintf("%s has %s free, and %s are needed", e.Dir, wire.Size(e.Free>>20<<20), wire.Size(e.Need>>20<<20))
+	return fmt.Sprintf("%s has %.1f GiB free, and %.1f GiB are needed", e.Dir, gib(e.Free), gib(e.Need))
 }
+
+func gib(bytes int64) float64 { return float64(bytes) / (1 << 30) }
 
 // Next is what to do about it.
 func (e *SpaceError) Next() string { return "free space there, or use a smaller disk" }

@@ -107,7 +107,7 @@ func (s Store) Create(d *Definition, fill func(dir string) error, step func(stri
 		return err
 	}
 	step("filled")
-	if err := writeDefinition(dir, d); err != nil {
+	if err := writeFirst(dir, d); err != nil {
 		return err
 	}
 	step("written")
@@ -129,6 +129,28 @@ func (s Store) Save(d *Definition) error {
 	return writeDefinition(s.Path(d.Name), d)
 }
 
+// writeFirst writes the definition into a directory that nobody sees yet: it needs no other
+// name first.
+func writeFirst(dir string, d *Definition) error {
+	b, err := encode(d)
+	if err != nil {
+		return err
+	}
+	if err := writeDurably(filepath.Join(dir, definitionFile), b); err != nil {
+		return fmt.Errorf("the definition of %s can't be written: %w", d.Name, err)
+	}
+	return syncDir(dir)
+}
+
+func writeDurably(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 func writeDefinition(dir string, d *Definition) error {
 	b, err := encode(d)
 	if err != nil {
@@ -136,12 +158,7 @@ func writeDefinition(dir string, d *Definition) error {
 	}
 	failed := func(err error) error { return fmt.Errorf("the definition of %s can't be written: %w", d.Name, err) }
 	temp := filepath.Join(dir, "."+definitionFile)
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return failed(err)
-	}
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := writeDurably(temp, b); err != nil {
 		_ = os.Remove(temp)
 		return failed(err)
 	}
