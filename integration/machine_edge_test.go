@@ -50,12 +50,17 @@ func unitState(t *testing.T, name string) string {
 func TestUnitRunsMachines(t *testing.T) {
 	r := unitRig(t, "ONE", "TWO")
 	require.NoError(t, os.Symlink("/run/trayd/api.sock", r.socket()))
+	tools := filepath.Join(r.dir, "tools") // what they were run with
+	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "qemu-img"), []byte("#!/bin/sh\ngrep CapEff /proc/self/status >>/var/lib/trayd/tools\nexec qemu-img \"$@\"\n"), 0o755))
+	r.qemuImg = filepath.Join(r.dir, "qemu-img")
 	r.configure("/etc/trayd/trayd.toml", "/var/lib/trayd")
 	t.Cleanup(func() { tool(t, "systemctl", "stop", "trayd.socket", "trayd.service") })
 	tool(t, "systemctl", "start", "trayd.socket")
 	r.up()
 
 	r.must("vm", "create", "web-1", "--memory", "32M", "--cdrom", r.lv("ONE"), "--disk", "64M", "--network", "none", "--start")
+	tool(t, "mv", "/var/lib/trayd/tools", tools)
+	require.NotContains(t, strings.ReplaceAll(tool(t, "cat", tools), "CapEff:\t0000000000000000", ""), "CapEff", "what reads a guest's disk has no capability")
 	r.whole()
 	require.Equal(t, "active", unitState(t, "web-1"))
 	r.active("ONE")
@@ -82,6 +87,11 @@ func TestUnitRunsMachines(t *testing.T) {
 	r.whole()
 	require.Contains(t, []string{"inactive", "failed"}, unitState(t, "web-1"))
 	require.Eventually(t, func() bool { return len(r.groupActive()) == 0 }, soon, poll)
+
+	r.must("image", "capture", "web-1", "--name", "golden")
+	tool(t, "mv", "/var/lib/trayd/tools", tools)
+	require.NotContains(t, strings.ReplaceAll(tool(t, "cat", tools), "CapEff:\t0000000000000000", ""), "CapEff")
+	r.must("image", "rm", "golden")
 
 	t.Log("systemctl does what trayctl does")
 	tool(t, "systemctl", "start", "trayd-vm@web-1")

@@ -6,6 +6,7 @@ package integration_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -32,13 +33,14 @@ var bin = "/usr/bin"
 
 // rig is one host: a directory with sockets, discs, a state file, and a trayd.
 type rig struct {
-	t      testing.TB
-	dir    string
-	extra  string // more lines of the [tray] section
-	limit  string // command_timeout
-	units  bool   // machines of trayd's own are units: its places are the installed ones
-	daemon *exec.Cmd
-	log    bytes.Buffer
+	t       testing.TB
+	dir     string
+	extra   string // more lines of the [tray] section
+	limit   string // command_timeout
+	qemuImg string // in place of qemu-img
+	units   bool   // machines of trayd's own are units: its places are the installed ones
+	daemon  *exec.Cmd
+	log     bytes.Buffer
 }
 
 func newRig(t testing.TB) *rig {
@@ -127,8 +129,8 @@ func (r *rig) configure(path, stateDir string) string {
 	}
 	require.NoError(r.t, os.WriteFile(path, fmt.Appendf(nil,
 		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n"+
-			"[machines]\nrun = %q\nrun_dir = %q\naccel = \"tcg\"\n[tray]\n%s\n",
-		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), run, r.machinesRun(), r.extra), 0o644))
+			"[machines]\nrun = %q\nrun_dir = %q\naccel = \"tcg\"\nqemu_img = %q\n[tray]\n%s\n",
+		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), run, r.machinesRun(), cmp.Or(r.qemuImg, "qemu-img"), r.extra), 0o644))
 	return path
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/trayd/trayd/internal/disk"
 	"github.com/trayd/trayd/internal/machine"
 	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/qmp"
@@ -181,7 +182,7 @@ func (m *machines) writtenByNow(s *session) bool {
 		return false
 	}
 	for _, k := range d.Disks {
-		if w, err := machine.Written(m.store().Path(d.Name, machine.DiskFile(k))); err == nil && w {
+		if w, err := disk.Written(m.store().Path(d.Name, machine.DiskFile(k))); err == nil && w {
 			return true
 		}
 	}
@@ -272,12 +273,7 @@ func (m *machines) installed(name string, runs bool) {
 	if err != nil || d.Boot != wire.BootCDROMOnce || !now.written {
 		return
 	}
-	disc := ""
-	for _, dev := range machine.BootOrder(d) {
-		if i := slices.IndexFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == dev && c.Medium != "" }); i >= 0 && disc == "" {
-			disc = dev
-		}
-	}
+	disc := machine.BootDisc(d)
 	detach := d.DetachAfterInstall && disc != ""
 	m.edit(name, func(d *machine.Definition) {
 		d.Boot = wire.BootDisk
@@ -337,7 +333,8 @@ func (m *machines) followDrive(name, drive string, rec Record) {
 	if i < 0 || d.CDROMs[i].Medium == medium {
 		return
 	}
-	byGuest := rec.Last != nil && rec.Last.By == ByGuest && medium == ""
+	// The installer's own eject; that of a disc with drivers isn't.
+	byGuest := rec.Last != nil && rec.Last.By == ByGuest && medium == "" && drive == machine.BootDisc(d)
 	m.edit(name, func(d *machine.Definition) {
 		i := slices.IndexFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == drive })
 		if i < 0 {
@@ -349,7 +346,7 @@ func (m *machines) followDrive(name, drive string, rec Record) {
 		}
 		d.CDROMs[i].Medium = medium
 		if byGuest && d.Boot == wire.BootCDROMOnce {
-			d.Boot = wire.BootDisk // the installer's own eject
+			d.Boot = wire.BootDisk
 		}
 	})
 	if d.CDROMs[i].Seed && medium == "" {
@@ -398,7 +395,7 @@ func (m *machines) ended(name string, how end) {
 			// taken for installed, since most machines aren't killed.
 			if d, err := m.store().Load(name); err == nil {
 				for _, k := range d.Disks {
-					if w, err := machine.Written(m.store().Path(name, machine.DiskFile(k))); err == nil && w {
+					if w, err := disk.Written(m.store().Path(name, machine.DiskFile(k))); err == nil && w {
 						m.known(name, func(i *installing) { i.written = true })
 					}
 				}

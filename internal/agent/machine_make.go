@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trayd/trayd/internal/disk"
 	"github.com/trayd/trayd/internal/machine"
 	"github.com/trayd/trayd/internal/machine/seed"
 	"github.com/trayd/trayd/internal/wire"
@@ -161,7 +162,7 @@ func (m *machines) fill(ctx context.Context, h *machine.Host, d *machine.Definit
 }
 
 func (m *machines) makeDisk(ctx context.Context, dir string, k wire.Disk, base *lent) error {
-	img := machine.Images{QemuImg: m.options().QemuImg}
+	img := machine.Images{Tool: disk.Tool(m.options().QemuImg)}
 	file := filepath.Join(dir, machine.DiskFile(k))
 	switch {
 	case base == nil:
@@ -288,7 +289,7 @@ func (m *machines) remake(ctx context.Context, old, d *machine.Definition) error
 		}
 		return nil
 	}
-	img := machine.Images{QemuImg: o.QemuImg}
+	img := machine.Images{Tool: disk.Tool(o.QemuImg)}
 	for _, k := range d.Disks {
 		was := had(old, k.Name)
 		if was == nil {

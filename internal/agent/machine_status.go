@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/trayd/trayd/internal/disk"
 	"github.com/trayd/trayd/internal/machine"
 	"github.com/trayd/trayd/internal/machine/launch"
 	"github.com/trayd/trayd/internal/wire"
@@ -115,7 +116,7 @@ func (m *machines) show(ctx context.Context, out *VMStatus) {
 		} else {
 			st.Allocated = sys.Blocks * 512
 		}
-		st.Written, _ = machine.Written(st.File) // what can't be read has been told of
+		st.Written, _ = disk.Written(st.File) // what can't be read has been told of
 		written[k.Name] = st.Written || k.Image != ""
 		ms.Disks = append(ms.Disks, st)
 	}

@@ -143,8 +143,8 @@ func (j *job) conversion(r CaptureRequest) source {
 		if err := saysBeneath(r); err != nil {
 			return 0, err
 		}
-		tool := qemuImg(or(o.QemuImg, "qemu-img"))
-		need, err := tool.measure(ctx, r.Source, r.SourceFormat)
+		tool := disk.Tool(or(o.QemuImg, "qemu-img"))
+		need, err := tool.Measure(ctx, r.Source, r.SourceFormat)
 		if err != nil {
 			return 0, j.conversionFailed(r, err)
 		}
@@ -156,7 +156,7 @@ func (j *job) conversion(r CaptureRequest) source {
 			return 0, err
 		}
 		began := time.Now()
-		err = tool.convert(ctx, r.Source, r.SourceFormat, f.Name(), r.Compress, func(share float64) {
+		err = tool.Convert(ctx, r.Source, r.SourceFormat, f.Name(), r.Compress, func(share float64) {
 			now := &wire.ImageProgress{Bytes: int64(share * float64(need)), Total: need}
 			if passed := time.Since(began).Seconds(); passed > 0 {
 				now.Rate = int64(float64(now.Bytes) / passed)
@@ -240,6 +240,9 @@ func (j *job) conversionFailed(r CaptureRequest, err error) error {
 	var known *Error
 	if errors.As(err, &known) {
 		return err
+	}
+	if next, is := disk.NotInstalled(err); is {
+		return problem(Failed, next, "%w", err)
 	}
 	return problem(Failed, "stop the machine first, if it runs; `qemu-img check -f "+string(r.SourceFormat)+" "+r.Source+"` says whether its disk is sound", "%s can't be captured: %w", r.Source, err)
 }

@@ -346,7 +346,7 @@ func TestCaptureKeepsSame(t *testing.T) {
 func TestToolDiesWithUs(t *testing.T) {
 	const self = "TRAYD_TEST_TOOL"
 	if path := os.Getenv(self); path != "" { // the trayd that dies
-		_ = qemuImg(path).convert(context.Background(), "/dev/null", disk.Raw, path+".out", false, func(float64) {})
+		_ = disk.Tool(path).Convert(context.Background(), "/dev/null", disk.Raw, path+".out", false, func(float64) {})
 		return
 	}
 	path, pid := slowTool(t)

@@ -59,6 +59,16 @@ func BootOrder(d *Definition) []string {
 	return names
 }
 
+// BootDisc is the drive with the disc that is booted before all others; "" for none.
+func BootDisc(d *Definition) string {
+	for _, name := range BootOrder(d) {
+		if slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == name && c.Medium != "" }) {
+			return name
+		}
+	}
+	return ""
+}
+
 // InDrive is what is known of the disc that a drive has, or would have.
 type InDrive struct {
 	Medium string // "" for an empty drive

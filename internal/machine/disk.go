@@ -1,26 +1,21 @@
 package machine
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trayd/trayd/internal/disk"
 	"github.com/trayd/trayd/internal/wire"
 )
 
 // Images makes disks, by qemu-img: it knows its format best.
-type Images struct{ QemuImg string }
+type Images struct{ Tool disk.Tool }
 
 // SpaceError is a disk that there is no room for.
 type SpaceError struct {
@@ -63,69 +58,28 @@ func (i Images) Blank(ctx context.Context, dir string, k wire.Disk) error {
 	if err := CheckSpace(dir, int64(k.Size)); err != nil {
 		return err
 	}
-	return i.run(ctx, "create", "-q", "-f", k.Format, filepath.Join(dir, DiskFile(k)), strconv.FormatInt(int64(k.Size), 10))
+	return i.error(i.Tool.Create(ctx, filepath.Join(dir, DiskFile(k)), int64(k.Size)))
 }
 
-// Link makes a disk that keeps only what differs from its base.
+// Link makes a disk that keeps only what differs from its base. QEMU is given the base by
+// descriptor and doesn't look at the name in the disk; other tools do.
 func (i Images) Link(ctx context.Context, dir string, k wire.Disk) error {
 	if err := CheckSpace(dir, freshQCOW2); err != nil {
 		return err
 	}
-	// QEMU is given the base by descriptor and doesn't look at the name; other tools do.
-	return i.run(ctx, "create", "-q", "-f", wire.FormatQCOW2, "-F", k.BaseFormat, "-b", k.Base,
-		filepath.Join(dir, DiskFile(k)), strconv.FormatInt(int64(k.Size), 10))
+	return i.error(i.Tool.Link(ctx, filepath.Join(dir, DiskFile(k)), k.Base, disk.Format(k.BaseFormat), int64(k.Size)))
 }
 
 // Grow makes a disk larger.
 func (i Images) Grow(ctx context.Context, file string, size wire.Size) error {
-	return i.run(ctx, "resize", "-q", "-f", wire.FormatQCOW2, file, strconv.FormatInt(int64(size), 10))
+	return i.error(i.Tool.Resize(ctx, file, int64(size)))
 }
 
-func (i Images) run(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, i.QemuImg, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-		return &NoQEMUError{i.QemuImg, err}
+func (i Images) error(err error) error {
+	if _, is := disk.NotInstalled(err); is {
+		return &NoQEMUError{string(i.Tool), err}
 	}
-	if err != nil {
-		return fmt.Errorf("qemu-img %s: %s", args[0], strings.TrimSpace(strings.ReplaceAll(out.String(), "\n", " ")+" ("+err.Error()+")"))
-	}
-	return nil
-}
-
-// The places of a qcow2 header (docs/interop/qcow2.txt of QEMU).
-const (
-	qcow2Magic   = 0x514649fb // "QFI\xfb"
-	l1SizeAt     = 36
-	l1OffsetAt   = 40
-	qcow2Header  = 72
-	maxL1Entries = 4 << 20 // 32 MiB of table: QEMU's limit (QCOW_MAX_L1_SIZE)
-)
-
-// Written reports whether a guest has ever written to a qcow2 disk: an untouched one has an
-// empty first table. What a running QEMU hasn't flushed yet isn't seen.
-func Written(file string) (bool, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	h := make([]byte, qcow2Header)
-	if _, err := io.ReadFull(f, h); err != nil {
-		return false, err
-	}
-	entries := binary.BigEndian.Uint32(h[l1SizeAt:])
-	if binary.BigEndian.Uint32(h) != qcow2Magic || entries > maxL1Entries {
-		return false, fmt.Errorf("%s is no qcow2 disk", file)
-	}
-	table := make([]byte, 8*int(entries))
-	if _, err := f.ReadAt(table, int64(binary.BigEndian.Uint64(h[l1OffsetAt:]))); err != nil && !errors.Is(err, io.EOF) {
-		return false, err // the file may end within an empty table
-	}
-	return len(bytes.Trim(table, "\x00")) > 0, nil
+	return err
 }
 
 // Sync makes a new disk durable.

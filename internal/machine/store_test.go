@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trayd/trayd/internal/disk"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -90,7 +91,7 @@ func TestDisks(t *testing.T) {
 	require.NoError(t, img.Blank(ctx, dir, k))
 	file := filepath.Join(dir, "disk0.qcow2")
 	isWritten := func(file string) bool {
-		w, err := Written(file)
+		w, err := disk.Written(file)
 		require.NoError(t, err)
 		return w
 	}
@@ -114,6 +115,6 @@ func TestDisks(t *testing.T) {
 	var none *NoQEMUError
 	require.ErrorAs(t, Images{"no-such-qemu-img"}.Blank(ctx, dir, k), &none)
 	require.ErrorContains(t, img.Grow(ctx, filepath.Join(dir, "none"), 1), "qemu-img resize")
-	_, err = Written("/etc/passwd")
+	_, err = disk.Written("/etc/passwd")
 	require.Error(t, err)
 }
