@@ -166,7 +166,7 @@ func (m *machines) event(s *session, e qmp.Event) {
 			m.a.start(func() { m.guestReset(s.vm) })
 		}
 	case "SHUTDOWN":
-		if data.Guest {
+		if data.Guest && data.Reason != "guest-panic" {
 			written := m.writtenByNow(s)
 			m.known(s.vm.name, func(i *installing) { i.off, i.written = true, i.written || written })
 		} else {

@@ -433,8 +433,13 @@ func (m *machines) run(ctx context.Context, s *session, d *machine.Definition) e
 	}
 	ctx, cancel := s.command(ctx)
 	defer cancel()
+	return m.cont(ctx, s, d)
+}
+
+// cont lets a machine run, or run on.
+func (m *machines) cont(ctx context.Context, s *session, d *machine.Definition) error {
 	if err := s.conn.Execute(ctx, "cont", nil, nil); err != nil {
-		return fmt.Errorf("QEMU doesn't let it run: %w", err)
+		return &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("QEMU doesn't let VM %s run: %v", d.Name, err), Next: "try again"}
 	}
 	m.a.failPoint("vm-continued")
 	m.a.publish(Event{Type: EventVMStarted, VM: d.Name, Detail: fmt.Sprintf("runs (pid %d)", s.process.PID)})
@@ -463,18 +468,29 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	bounded, cancel := s.command(ctx)
 	defer cancel()
 	status, err := s.conn.QueryStatus(bounded)
-	if err != nil || status.Status != prelaunch {
-		return began, err // it runs already
+	switch {
+	case err != nil:
+		return began, &Error{Code: Unreachable, VM: d.Name, Err: err, Detail: "QEMU of VM " + d.Name + " doesn't answer", Next: "is it stopped, or its storage stalled?"}
+	case status.Status == paused || status.Status == ioError:
+		return began, m.cont(bounded, s, d)
+	case status.Status != prelaunch:
+		return began, nil // it runs already
 	}
 	var discs []*heldDisc
 	empty := *d
 	empty.CDROMs = nil
 	for _, c := range d.CDROMs { // one may be in already
-		if in, err := m.isEmpty(ctx, s, c.Name); err == nil && in {
+		var is bool
+		if is, err = m.isEmpty(ctx, s, c.Name); err != nil {
+			break
+		}
+		if is {
 			empty.CDROMs = append(empty.CDROMs, c)
 		}
 	}
-	discs, began.Warnings, err = m.holdDiscs(ctx, &empty, by)
+	if err == nil {
+		discs, began.Warnings, err = m.holdDiscs(ctx, &empty, by)
+	}
 	if err == nil {
 		var more []string
 		more, err = m.loadAll(ctx, s, discs)
@@ -490,8 +506,13 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	return began, nil
 }
 
-// prelaunch is QEMU's word for a machine whose guest has not run yet.
-const prelaunch = "prelaunch"
+// QEMU's words (RunState) for a machine whose guest has not run yet, one that somebody has
+// paused, and one that is paused since its disk could not be written: the host's is full.
+const (
+	prelaunch = "prelaunch"
+	paused    = "paused"
+	ioError   = "io-error"
+)
 
 func (m *machines) isEmpty(ctx context.Context, s *session, drive string) (bool, error) {
 	if err := s.know(ctx); err != nil {

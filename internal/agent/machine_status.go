@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/trayd/trayd/internal/disk"
@@ -26,14 +27,28 @@ func (m *machines) stoppedVMs(ctx context.Context, running []VMStatus) []VMStatu
 	if err != nil {
 		m.a.log.Warn("the machines can't be listed", "error", err)
 	}
-	var all []VMStatus
-	for _, name := range names {
-		if !slices.ContainsFunc(running, func(v VMStatus) bool { return v.Name == name }) {
-			all = append(all, m.stoppedVM(ctx, name))
-		}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return slices.ContainsFunc(running, func(v VMStatus) bool { return v.Name == name })
+	})
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	all := make([]VMStatus, len(names))
+	atOnce := make(chan struct{}, maxAsked) // a token for each question under way
+	var work sync.WaitGroup
+	for i, name := range names {
+		atOnce <- struct{}{}
+		work.Go(func() {
+			all[i] = m.stoppedVM(ctx, name)
+			<-atOnce
+		})
 	}
+	work.Wait()
 	return all
 }
+
+// maxAsked is how many machines' units the service manager is asked for at once: it answers
+// one after the other all the same.
+const maxAsked = 8
 
 // isStopped reports whether a VM is a machine of trayd's own that nobody is attached to, and
 // that isn't known to run.
@@ -129,7 +144,7 @@ func (m *machines) show(ctx context.Context, out *VMStatus) {
 	m.showRunning(ctx, d, out, written)
 	ms.Notes = append(ms.Notes, machine.WhyNotBooted(d, m.inDrives(d, out), written)...)
 	if ms.Screen == wire.ScreenBlank {
-		ms.Notes = append(ms.Notes, blankNotes(d, out)...)
+		ms.Notes = append(ms.Notes, blankNotes(d)...)
 	}
 }
 
@@ -156,9 +171,16 @@ func (m *machines) showRunning(ctx context.Context, d *machine.Definition, out *
 			written[k.Name] = true
 		}
 	}
-	if out.State == "running" || out.State == "paused" {
-		out.Machine.Screen = s.screenState(ctx)
+	switch out.State {
+	case ioError:
+		out.Machine.Notes = append(out.Machine.Notes, "it is paused, since its disk could not be written: is the host's full? free space, then `trayctl vm start "+d.Name+"` lets it run on")
+	case paused:
+		out.Machine.Notes = append(out.Machine.Notes, "it is paused: `trayctl vm start "+d.Name+"` lets it run on")
+	case "running":
+	default:
+		return
 	}
+	out.Machine.Screen = s.screenState(ctx)
 }
 
 // inDrives is what the drives have, and what boots from that.
@@ -210,11 +232,8 @@ func (a *Agent) bootOf(medium string) (*wire.ImageBoot, error) {
 }
 
 // blankNotes say what to look at when nothing is drawn.
-func blankNotes(d *machine.Definition, out *VMStatus) []string {
+func blankNotes(d *machine.Definition) []string {
 	notes := []string{"the screen is blank: the guest has drawn nothing yet, or has switched the display off"}
-	if out.State == "paused" {
-		notes = append(notes, "the machine is paused: its guest doesn't run")
-	}
 	if d.Serial {
 		notes = append(notes, "it may speak on its serial console: `trayctl vm console "+d.Name+" --serial`, `trayctl vm log "+d.Name+"`")
 	}
