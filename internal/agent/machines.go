@@ -46,6 +46,7 @@ type machines struct {
 	mu    sync.Mutex
 	turns map[string]string      // what is being done to a machine, by its name; guarded by mu
 	watch map[string]*installing // by machine; guarded by mu
+	consoles consoles
 	// edits is held while a definition of a machine that runs is read, changed and written.
 	edits sync.Mutex
 }

@@ -51,6 +51,7 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 	mux.HandleFunc("GET /v1/events", s.events)
 	s.imageRoutes(mux)
 	s.machineRoutes(mux)
+	s.consoleRoutes(mux)
 	mux.HandleFunc("GET /v1/volumes", s.listVolumes)
 	mux.HandleFunc("POST /v1/volumes/gc", s.collectVolumes)
 	mux.HandleFunc("GET /v1/status", s.getStatus)
