@@ -43,9 +43,9 @@ type Runner interface {
 type machines struct {
 	a *Agent
 
-	mu    sync.Mutex
-	turns map[string]string      // what is being done to a machine, by its name; guarded by mu
-	watch map[string]*installing // by machine; guarded by mu
+	mu       sync.Mutex
+	turns    map[string]string      // what is being done to a machine, by its name; guarded by mu
+	watch    map[string]*installing // by machine; guarded by mu
 	consoles consoles
 	// edits is held while a definition of a machine that runs is read, changed and written.
 	edits sync.Mutex

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"strings"
@@ -52,8 +53,8 @@ func (s *server) console(socket string) http.HandlerFunc {
 			c.End("the client has gone: " + err.Error()) // all that is the request's fault was looked at above
 			return
 		}
-		t := &stream{ws: ws, conn: c.Conn, limits: defaultLimits, lossy: socket == machine.SerialSocket, gone: screenGone}
-		if t.lossy {
+		t := &stream{ws: ws, client: connection(r), conn: c.Conn, limits: defaultLimits, gone: screenGone}
+		if socket == machine.SerialSocket {
 			t.gone = serialGone
 		}
 		c.End(t.carry(s.closing))
@@ -82,8 +83,11 @@ func notWebSocket(r *http.Request) string {
 		return "the request doesn't ask for one (Connection: Upgrade, Upgrade: websocket)"
 	case r.Header.Get("Sec-WebSocket-Version") != "13":
 		return "its version is 13 (Sec-WebSocket-Version)"
-	case len(key) != 1 || len(strings.TrimSpace(key[0])) != 24: // 16 bytes in base64
-		return "Sec-WebSocket-Key is none"
+	case len(key) != 1:
+		return "it has one Sec-WebSocket-Key"
+	}
+	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key[0])); err != nil || len(b) != 16 {
+		return "its Sec-WebSocket-Key is 16 bytes in base64"
 	}
 	return ""
 }
