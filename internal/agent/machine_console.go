@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/trayd/trayd/internal/machine"
@@ -16,9 +17,10 @@ const (
 	// people look at, and few enough that what each may hold back in memory, half a MiB,
 	// adds up to nothing. QEMU's VNC server takes as many by itself.
 	MaxConsoles = 32
-	// consoleDial is how long QEMU's socket may take to be connected to: the kernel does it,
-	// unless the queue of those who wait for a QEMU that hangs is full.
+	// consoleDial is how long QEMU's socket may take to be connected to, and dialPoll between
+	// tries: its queue holds one or two, and a full one is refused (EAGAIN).
 	consoleDial = 2 * time.Second
+	dialPoll    = 5 * time.Millisecond
 	// freeLimit is how long a serial console that was closed may take until QEMU has seen
 	// that, and freePoll between looks.
 	freeLimit = time.Second
@@ -145,15 +147,22 @@ func dialConsole(ctx context.Context, name, socket, path string) (net.Conn, erro
 	ctx, cancel := context.WithTimeout(ctx, consoleDial)
 	defer cancel()
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
-	if err == nil {
-		return conn, nil
+	for {
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn, nil
+		}
+		next := "is it just being started, or has it ended? see `trayctl vm show " + name + "`, and try again"
+		if errors.Is(err, syscall.EAGAIN) { // the queue is full
+			select {
+			case <-time.After(dialPoll):
+				continue
+			case <-ctx.Done():
+			}
+			next = "its QEMU hangs, or is very busy: see `trayctl vm show " + name + "`, and try again"
+		}
+		return nil, &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("the console of VM %s can't be connected to: %v", name, err), Next: next}
 	}
-	next := "is it just being started, or has it ended? see `trayctl vm show " + name + "`, and try again"
-	if errors.Is(err, context.DeadlineExceeded) {
-		next = "its QEMU hangs: see `trayctl vm show " + name + "`"
-	}
-	return nil, &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("the console of VM %s can't be connected to: %v", name, err), Next: next}
 }
 
 // awaitFree waits until QEMU serves nobody at a socket. It may not have seen yet that the
