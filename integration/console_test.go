@@ -252,6 +252,30 @@ func (r *rig) listening(name, address string) (*exec.Cmd, string) {
 	return cmd, strings.TrimSpace(string(line[:n]))
 }
 
+// TestSlowViewers: viewers that ask for pictures and don't read them are ended, and hold up
+// neither QEMU nor another viewer meanwhile.
+func TestSlowViewers(t *testing.T) {
+	r := consoleRig(t)
+	r.echoing("m1")
+	for range 3 {
+		c := websocket.NetConn(t.Context(), r.opened("/v1/vms/m1/console"), websocket.MessageBinary)
+		w, h, _ := screen(t, c)
+		ask := []byte{3, 0, 0, 0, 0, 0, byte(w >> 8), byte(w), byte(h >> 8), byte(h)}
+		_, err := c.Write(bytes.Repeat(ask, 500)) // 500 MB
+		require.NoError(t, err)
+	}
+	began := time.Now()
+	for time.Since(began) < 13*time.Second {
+		look := time.Now()
+		screen(t, websocket.NetConn(t.Context(), r.opened("/v1/vms/m1/console"), websocket.MessageBinary))
+		require.Less(t, time.Since(look), 3*time.Second)
+		time.Sleep(time.Second)
+	}
+	require.Equal(t, "S", r.piped("m1", "s", "300ms").stdout)
+	r.stop()
+	require.Equal(t, 3, strings.Count(r.log.String(), "the client doesn't read"))
+}
+
 // TestSerial: bytes go both ways, one client has it at a time, and the next is told who.
 func TestSerial(t *testing.T) {
 	r := consoleRig(t)
@@ -382,7 +406,6 @@ func TestConsoleRefused(t *testing.T) {
 	r.vm("theirs", qemutest.SATA.With("")...)
 	r.must("vm", "create", "off", "--memory", "64M", "--network", "none")
 	r.must("vm", "create", "bare", "--memory", "64M", "--network", "none", "--vnc=false", "--serial=false", "--start")
-	t.Cleanup(func() { r.must("vm", "kill", "bare") })
 	require.Eventually(t, func() bool { return strings.Contains(r.must("vms"), "theirs") }, 10*time.Second, 50*time.Millisecond)
 	for _, row := range []struct {
 		vm, code string
@@ -428,9 +451,8 @@ func TestConsoleRefused(t *testing.T) {
 	got := r.trayctl("vm", "console", "m1", "--listen", l.Addr().String())
 	require.Equal(t, 1, got.code)
 	require.Contains(t, got.stderr, "next: use another port")
+	r.must("vm", "kill", "bare")
 	r.stop()
 	got = r.trayctl("vm", "console", "m1", "--serial")
 	require.Equal(t, 4, got.code)
-	r.start("")
-	r.ready()
 }

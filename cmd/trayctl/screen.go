@@ -85,7 +85,7 @@ func (c *cli) screen(ctx context.Context, name, listen string) error {
 		}
 		fmt.Fprintf(c.stderr, "waiting for a viewer; it has %s to connect\n", viewerWait)
 	}
-	t := &tunnel{c: c, name: name, path: path, l: l}
+	t := &tunnel{c: c, name: name, path: path, l: l, wait: viewerWait}
 	return t.run(ctx, ended)
 }
 

@@ -23,6 +23,7 @@ type tunnel struct {
 	c          *cli
 	name, path string
 	l          *net.TCPListener
+	wait       time.Duration // for the first viewer
 }
 
 // run accepts viewers until the last one has gone. ended gives why a viewer that was started
@@ -35,14 +36,14 @@ func (t *tunnel) run(ctx context.Context, ended <-chan error) error {
 	defer cancel()
 	accepted, gone := make(chan net.Conn), make(chan error)
 	work.Go(func() { t.accept(ctx, accepted) })
-	wait := time.NewTimer(viewerWait)
-	defer wait.Stop()
+	first := time.NewTimer(t.wait)
+	defer first.Stop()
 	for connected := 0; ; {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-wait.C:
-			return &wire.Problem{Code: "no-viewer", VM: t.name, Detail: fmt.Sprintf("no viewer has connected to %s in %s", t.l.Addr(), viewerWait), Next: "connect one sooner; `trayctl vm screenshot " + t.name + "` needs none"}
+		case <-first.C:
+			return &wire.Problem{Code: "no-viewer", VM: t.name, Detail: fmt.Sprintf("no viewer has connected to %s in %s", t.l.Addr(), t.wait), Next: "connect one sooner; `trayctl vm screenshot " + t.name + "` needs none"}
 		case err := <-ended:
 			ended = nil
 			if connected == 0 {
@@ -52,7 +53,7 @@ func (t *tunnel) run(ctx context.Context, ended <-chan error) error {
 			if !open {
 				return fmt.Errorf("no viewer can connect to %s", t.l.Addr())
 			}
-			wait.Stop()
+			first.Stop()
 			connected++
 			work.Go(func() {
 				err := t.carry(ctx, conn)
