@@ -380,6 +380,7 @@ func TestConsoleLimits(t *testing.T) {
 	}
 	r.refused("/v1/vms/m1/console", nil, 503, "too-many-consoles")
 	r.refused("/v1/vms/m1/serial", nil, 503, "too-many-consoles")
+	require.Contains(t, r.trayctl("vm", "console", "m1").stderr, "next: close one of them", "before anything listens")
 	got := r.trayctl("vm", "console", "m1", "--serial")
 	require.Equal(t, 1, got.code)
 	require.Contains(t, got.stderr, "next: close one of them")

@@ -64,7 +64,7 @@ pipe is sent, and the answer waited for.`,
 
 // serialConsole connects in and the standard output to a machine's serial console until either
 // side ends it.
-func (c *cli) serialConsole(ctx context.Context, name string, in *os.File, stay time.Duration) (err error) {
+func (c *cli) serialConsole(ctx context.Context, name string, in *os.File, stay time.Duration) error {
 	w, err := c.client.webSocket(ctx, vmPath(name, "serial"))
 	if err != nil {
 		return err
@@ -151,5 +151,5 @@ func (c *cli) ended(ctx context.Context, name string, err error) error {
 	case e.code == closeAway:
 		return &unreachableError{socket: c.socket, err: errors.New(e.reason)}
 	}
-	return &wire.Problem{Code: "console-ended", VM: name, Detail: fmt.Sprintf("the console of VM %s was ended: %s", name, e.reason), Next: "open it again"}
+	return &wire.Problem{Code: "console-ended", VM: name, Detail: fmt.Sprintf("the console of VM %s was ended: %s", name, e.reason), Next: "open it again; what a serial console has said meanwhile is in `trayctl vm log " + name + "`"}
 }

@@ -14,8 +14,8 @@ import (
 
 const (
 	// MaxConsoles is how many consoles may be open at once, of all machines: more than
-	// people look at, and few enough that what each may hold back in memory, half a MiB,
-	// adds up to nothing. QEMU's VNC server takes as many by itself.
+	// people look at, and as many as one QEMU's VNC server takes (ui/vnc.c, connections). Each
+	// has 64 KiB of memory here, and what the kernel's buffers hold.
 	MaxConsoles = 32
 	// consoleDial is how long QEMU's socket may take to be connected to, and dialPoll between
 	// tries: its queue holds one or two, and a full one is refused (EAGAIN).
@@ -69,6 +69,19 @@ func (a *Agent) OpenConsole(ctx context.Context, name, socket string, by Caller)
 		log.Info("closed", "duration", time.Since(began).Round(time.Millisecond), "reason", why)
 	}
 	return c, nil
+}
+
+// CheckConsole says why OpenConsole would fail now; it connects to nothing.
+func (a *Agent) CheckConsole(ctx context.Context, name, socket string, by Caller) error {
+	_, err := a.ConsoleSocket(ctx, name, socket)
+	if err != nil {
+		return err
+	}
+	release, err := a.machines.takeConsole(name, socket, by)
+	if err == nil {
+		release()
+	}
+	return err
 }
 
 func (m *machines) openConsole(ctx context.Context, name, socket string, by Caller) (*Console, error) {

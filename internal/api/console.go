@@ -19,7 +19,7 @@ func (s *server) consoleRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/vms/{vm}/serial", s.console(machine.SerialSocket))
 }
 
-// binary is the subprotocol that noVNC before 1.3 insists on.
+// binary is the subprotocol that older noVNC offers, and then wants to have.
 const binary = "binary"
 
 func (s *server) console(socket string) http.HandlerFunc {
@@ -32,7 +32,7 @@ func (s *server) console(socket string) http.HandlerFunc {
 		if problem := notWebSocket(r); problem != "" {
 			// What is wrong with the machine is worth more, and can't be read by a page
 			// whose WebSocket was refused: so it can ask first.
-			if _, err := s.agent.ConsoleSocket(r.Context(), r.PathValue("vm"), socket); err != nil {
+			if err := s.agent.CheckConsole(r.Context(), r.PathValue("vm"), socket, caller(r)); err != nil {
 				writeError(w, err)
 				return
 			}
