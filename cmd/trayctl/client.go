@@ -151,7 +151,12 @@ func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Re
 	if err != nil {
 		return nil, c.brokeOff(err)
 	}
-	header, e := text.ReadMIMEHeader()
+	return c.answered(line, r)
+}
+
+// answered reads an answer behind its first line.
+func (c *client) answered(line string, r *bufio.Reader) (*answer, error) {
+	header, e := textproto.NewReader(r).ReadMIMEHeader()
 	proto, status, _ := strings.Cut(line, " ")
 	code, _ := strconv.Atoi(status[:min(3, len(status))])
 	switch {

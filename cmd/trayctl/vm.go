@@ -31,7 +31,7 @@ func (c *cli) vmCommand() *cobra.Command {
 		c.vmVerbCommand("kill", "End a machine at once, as a power failure does", "ended"),
 		c.vmVerbCommand("reset", "Press a machine's reset button", "reset"),
 		c.vmRemoveCommand(), c.vmAutostartCommand(),
-		c.vmScreenshotCommand(), c.vmLogCommand(),
+		c.vmScreenshotCommand(), c.vmConsoleCommand(), c.vmLogCommand(),
 	)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		use := strings.Join(commandNames(cmd), ", ")

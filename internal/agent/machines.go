@@ -51,7 +51,8 @@ type machines struct {
 	turns map[string]string      // what is being done to a machine, by its name; guarded by mu
 	watch map[string]*installing // by machine; guarded by mu
 	// failed is why a machine's last run ended badly, where trayd knows more than the runner.
-	failed map[string]string // guarded by mu
+	failed   map[string]string // guarded by mu
+	consoles consoles
 	// edits is held while a definition of a machine that runs is read, changed and written.
 	edits sync.Mutex
 }

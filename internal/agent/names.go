@@ -121,5 +121,7 @@ const (
 	GuestRunsOn        = wire.GuestRunsOn
 	HostLacks          = wire.HostLacks
 	NoScreen           = wire.NoScreen
+	ConsoleTaken       = wire.ConsoleTaken
+	ManyConsoles       = wire.ManyConsoles
 	StateReleasing     = wire.StateReleasing
 )

@@ -420,6 +420,9 @@ func (v *vm) letGoIfEnded() error {
 		// Never seen: nothing of ours can be in it. A socket on which nobody
 		// listens is no machine; one that is held is.
 		v.ended = v.why != nil && (errors.Is(v.why.Err, fs.ErrNotExist) || errors.Is(v.why.Err, syscall.ECONNREFUSED))
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) && path != "" { // the last try ended otherwise
+			v.ended = true
+		}
 		v.mu.Unlock()
 		return nil
 	}

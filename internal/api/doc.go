@@ -9,6 +9,8 @@
 //	POST /v1/vms/{vm}/drives/{drive}/change       the same
 //	POST /v1/vms/{vm}/drives/{drive}/eject        {"wait", "force", "then_force"}
 //	POST /v1/vms/{vm}/drives/{drive}/cancel
+//	GET  /v1/vms/{vm}/console                     the screen, a WebSocket
+//	GET  /v1/vms/{vm}/serial                      the serial console, a WebSocket
 //	GET  /v1/operations/{id}
 //	GET  /v1/events                               server-sent events
 //	GET  /v1/state                                the records

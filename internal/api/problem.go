@@ -64,6 +64,8 @@ var statuses = map[agent.Code]int{
 	agent.GuestRunsOn:    http.StatusConflict,
 	agent.HostLacks:      http.StatusServiceUnavailable,
 	agent.NoScreen:       http.StatusConflict,
+	agent.ConsoleTaken:   http.StatusConflict,
+	agent.ManyConsoles:   http.StatusServiceUnavailable,
 }
 
 func writeError(w http.ResponseWriter, err error) {

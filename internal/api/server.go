@@ -51,6 +51,7 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 	mux.HandleFunc("GET /v1/events", s.events)
 	s.imageRoutes(mux)
 	s.machineRoutes(mux)
+	s.consoleRoutes(mux)
 	mux.HandleFunc("GET /v1/volumes", s.listVolumes)
 	mux.HandleFunc("POST /v1/volumes/gc", s.collectVolumes)
 	mux.HandleFunc("GET /v1/status", s.getStatus)
@@ -67,7 +68,7 @@ func NewServer(closing context.Context, a *agent.Agent, version string, log *slo
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, callerKey{}, callerOf(c))
+			return context.WithValue(context.WithValue(ctx, callerKey{}, callerOf(c)), connKey{}, c)
 		},
 	}
 }
@@ -233,6 +234,14 @@ type callerKey struct{}
 
 func caller(r *http.Request) agent.Caller {
 	c, _ := r.Context().Value(callerKey{}).(agent.Caller)
+	return c
+}
+
+type connKey struct{}
+
+// connection is what a request came by.
+func connection(r *http.Request) net.Conn {
+	c, _ := r.Context().Value(connKey{}).(net.Conn)
 	return c
 }
 

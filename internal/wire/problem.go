@@ -78,6 +78,8 @@ const (
 	GuestRunsOn    Code = "guest-runs-on" // it was asked to power off, and did not in time
 	HostLacks      Code = "host-lacks"    // a program or firmware that the machine needs
 	NoScreen       Code = "no-screen"
+	ConsoleTaken   Code = "console-taken" // a serial console serves one at a time
+	ManyConsoles   Code = "too-many-consoles"
 )
 
 // SourceCode begins the codes of failures of an image's source: source-not-found,

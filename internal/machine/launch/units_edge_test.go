@@ -55,7 +55,9 @@ func (h *host) launcher() {
 	require.NoError(h.t, os.MkdirAll(filepath.Dir(conf), 0o755))
 	require.NoError(h.t, os.WriteFile(conf, []byte("[Service]\nExecStart=\nExecStart="+program+" be-unit %i\n"), 0o644))
 	h.tool("systemctl", "daemon-reload")
+	h.tool("systemctl", "mask", "--runtime", "trayd.service") // units want one, which would take their monitors
 	h.t.Cleanup(func() {
+		h.tool("systemctl", "unmask", "--runtime", "trayd.service")
 		require.NoError(h.t, os.Remove(conf))
 		require.NoError(h.t, os.Remove(program))
 		h.tool("systemctl", "daemon-reload")

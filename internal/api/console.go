@@ -1,0 +1,104 @@
+package api
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/coder/websocket"
+
+	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/wire"
+)
+
+// consoleRoutes are WebSockets (RFC 6455) that carry the bytes of a machine's screen (RFB)
+// and of its serial console, in binary frames whose borders mean nothing.
+func (s *server) consoleRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/vms/{vm}/console", s.console(machine.VNCSocket))
+	mux.HandleFunc("GET /v1/vms/{vm}/serial", s.console(machine.SerialSocket))
+}
+
+// binary is the subprotocol that older noVNC offers, and then wants to have.
+const binary = "binary"
+
+func (s *server) console(socket string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !sameOrigin(r) {
+			writeProblem(w, &wire.Problem{Code: string(wire.Forbidden), Status: http.StatusForbidden, VM: r.PathValue("vm"),
+				Detail: "a page of " + r.Header.Get("Origin") + " may not open a console of " + r.Host, Next: "serve the page from the host that it asks"})
+			return
+		}
+		if problem := notWebSocket(r); problem != "" {
+			// What is wrong with the machine is worth more, and can't be read by a page
+			// whose WebSocket was refused: so it can ask first.
+			if err := s.agent.CheckConsole(r.Context(), r.PathValue("vm"), socket, caller(r)); err != nil {
+				writeError(w, err)
+				return
+			}
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "websocket")
+			w.Header().Set("Sec-WebSocket-Version", "13")
+			writeProblem(w, &wire.Problem{Code: "upgrade-required", Status: http.StatusUpgradeRequired, VM: r.PathValue("vm"),
+				Detail: "a console is a WebSocket: " + problem, Next: "`trayctl vm console " + r.PathValue("vm") + "`, or a WebSocket client"})
+			return
+		}
+		c, err := s.agent.OpenConsole(r.Context(), r.PathValue("vm"), socket, caller(r))
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{binary}, CompressionMode: websocket.CompressionDisabled})
+		if err != nil {
+			c.End("the client has gone: " + err.Error()) // all that is the request's fault was looked at above
+			return
+		}
+		t := &stream{ws: ws, client: connection(r), conn: c.Conn, limits: defaultLimits, gone: screenGone}
+		if socket == machine.SerialSocket {
+			t.gone = serialGone
+		}
+		c.End(t.carry(s.closing))
+	}
+}
+
+// sameOrigin reports whether a request comes from a page of this host, or from no page at all:
+// browsers say by Origin whose page it is, and let pages of all hosts open WebSockets.
+func sameOrigin(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host)
+}
+
+// notWebSocket says what a request lacks to open one (RFC 6455 4.2.1); "" for nothing. It is
+// what websocket.Accept looks for, whose answer would be no problem+json.
+func notWebSocket(r *http.Request) string {
+	key := r.Header.Values("Sec-WebSocket-Key")
+	switch {
+	case !r.ProtoAtLeast(1, 1):
+		return "it needs HTTP/1.1"
+	case !hasToken(r.Header, "Connection", "upgrade"), !hasToken(r.Header, "Upgrade", "websocket"):
+		return "the request doesn't ask for one (Connection: Upgrade, Upgrade: websocket)"
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		return "its version is 13 (Sec-WebSocket-Version)"
+	case len(key) != 1:
+		return "it has one Sec-WebSocket-Key"
+	}
+	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key[0])); err != nil || len(b) != 16 {
+		return "its Sec-WebSocket-Key is 16 bytes in base64"
+	}
+	return ""
+}
+
+func hasToken(h http.Header, field, token string) bool {
+	for _, v := range h.Values(field) {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
