@@ -53,8 +53,6 @@ var echo = []byte{
 // consoleRig is a host on which trayd runs machines of its own.
 func consoleRig(t *testing.T) *rig {
 	r := newRig(t)
-	require.NoError(t, os.Chmod(r.dir, 0o755)) // the machines run as another user
-	r.extra = fmt.Sprintf("[machines]\nrun = \"process\"\nrun_dir = %q\n", filepath.Join(r.dir, "m"))
 	r.start("")
 	r.ready()
 	return r
