@@ -3,10 +3,13 @@
 package integration_test
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -37,6 +40,7 @@ var machineCrashes = []struct {
 	{verb: "start", point: "vm-loaded", recovery: []string{"vm-loaded"}, there: true, runs: true},
 	{verb: "start", point: "vm-continued", there: true, runs: true},
 
+	{verb: "stop", point: "vm-asked-to-stop", there: true, runs: true}, // its guest ignores it
 	{verb: "set", point: "machine-remade", there: true},
 	{verb: "set", point: "machine-saved", there: true},
 	{verb: "rm", point: "machine-taken"},
@@ -61,6 +65,7 @@ func TestMachineKilledAtEveryStep(t *testing.T) {
 				"create":        made,
 				"create-linked": {"vm", "create", "m", "--memory", "32M", "--image", "image:golden", "--linked", "--ssh-key", writeKey(r)},
 				"start":         {"vm", "start", "m"},
+				"stop":          {"vm", "stop", "m", "--wait", "100ms", "--then-force"},
 				"set":           {"vm", "set", "m", "--remove-disk", "disk1", "--add-disk", "1G", "--resize-disk", "disk0=2G", "--memory", "48M"},
 				"rm":            {"vm", "rm", "m"},
 				"capture":       {"image", "capture", "m", "--name", "golden"},
@@ -71,6 +76,9 @@ func TestMachineKilledAtEveryStep(t *testing.T) {
 			if c.verb == "create-linked" {
 				r.must("image", "capture", "m", "--name", "golden")
 				r.must("vm", "rm", "m")
+			}
+			if c.verb == "stop" {
+				r.must("vm", "start", "m")
 			}
 			r.whole()
 			r.stop()
@@ -123,6 +131,35 @@ func TestMachineKilledAtEveryStep(t *testing.T) {
 			left, err := os.ReadDir(r.machineDir())
 			require.NoError(t, err)
 			require.Empty(t, left)
+		})
+	}
+}
+
+// TestMachineWhoseQEMUDies: QEMU dies at some moment of its start, or before its first: the start
+// says so, and there is nothing of it.
+func TestMachineWhoseQEMUDies(t *testing.T) {
+	for _, after := range []string{"0", "0.01", "0.03", "0.05", "0.07", "0.1", "0.15", "0.3"} {
+		t.Run(after, func(t *testing.T) {
+			r := newRig(t)
+			r.qemu = filepath.Join(r.dir, "qemu")
+			const dies = "#!/bin/sh\n(exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&-; sleep %s; kill -9 $$) >/dev/null 2>&1 &\nexec qemu-system-x86_64 \"$@\"\n"
+			require.NoError(t, os.WriteFile(r.qemu, fmt.Appendf(nil, dies, after), 0o755))
+			disc := r.disc("BOOT")
+			r.start("")
+			r.ready()
+			r.must("vm", "create", "m", "--memory", "32M", "--iso", disc, "--disk", "1G", "--network", "none")
+			if got := r.trayctl("vm", "start", "m"); got.code != 0 { // else it died later
+				require.Equal(t, 1, got.code)
+				require.Contains(t, got.stderr, "VM m")
+				require.Contains(t, got.stderr, "next: ")
+			}
+			require.Eventually(t, func() bool { return len(r.qemus()) == 0 }, 10*time.Second, 20*time.Millisecond)
+			require.NoError(t, os.WriteFile(r.qemu, []byte("#!/bin/sh\nexec qemu-system-x86_64 \"$@\"\n"), 0o755))
+			r.must("vm", "start", "m")
+			r.whole()
+			require.Equal(t, disc, r.driveStatus("m/cd0").Medium.Name)
+			r.must("vm", "kill", "m")
+			r.whole()
 		})
 	}
 }

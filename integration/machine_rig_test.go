@@ -48,6 +48,9 @@ func (r *rig) qemus() map[string]int {
 		if err != nil || !bytes.Contains(line, []byte(r.machinesRun()+"/")) {
 			continue
 		}
+		if exe, err := os.Readlink(filepath.Join("/proc", p.Name(), "exe")); err != nil || !strings.HasPrefix(filepath.Base(exe), "qemu-system") {
+			continue
+		}
 		args := strings.Split(string(line), "\x00")
 		if i := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "guest=") }); i >= 0 {
 			name := strings.TrimPrefix(args[i], "guest=")

@@ -38,6 +38,7 @@ type rig struct {
 	extra   string // more lines of the [tray] section
 	limit   string // command_timeout
 	qemuImg string // in place of qemu-img
+	qemu    string // in place of qemu-system-x86_64, for machines of trayd's own
 	units   bool   // machines of trayd's own are units: its places are the installed ones
 	daemon  *exec.Cmd
 	log     bytes.Buffer
@@ -129,8 +130,8 @@ func (r *rig) configure(path, stateDir string) string {
 	}
 	require.NoError(r.t, os.WriteFile(path, fmt.Appendf(nil,
 		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n"+
-			"[machines]\nrun = %q\nrun_dir = %q\naccel = \"tcg\"\nqemu_img = %q\n[tray]\n%s\n",
-		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), run, r.machinesRun(), cmp.Or(r.qemuImg, "qemu-img"), r.extra), 0o644))
+			"[machines]\nrun = %q\nrun_dir = %q\naccel = \"tcg\"\nqemu_img = %q\nqemu = %q\n[tray]\n%s\n",
+		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), run, r.machinesRun(), cmp.Or(r.qemuImg, "qemu-img"), cmp.Or(r.qemu, "qemu-system-x86_64"), r.extra), 0o644))
 	return path
 }
 

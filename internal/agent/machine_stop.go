@@ -103,6 +103,7 @@ func (m *machines) powerOff(ctx context.Context, name string) (why string) {
 		}
 		if err == nil {
 			err = s.conn.Execute(bounded, "system_powerdown", nil, nil)
+			m.a.failPoint("vm-asked-to-stop")
 		}
 		cancel()
 		if err != nil && ctx.Err() == nil && s.conn.Err() == nil {
