@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/trayd/trayd/internal/disk"
@@ -53,7 +54,11 @@ func (m *machines) copyDisk(ctx context.Context, file string, base *lent) error 
 // stands alone. A running machine is refused, or powered off first where the request says so.
 // The machine stays, and can't be started before the copy is made.
 func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureRequest, by Caller) (library.Image, error) {
-	done, err := a.machines.turn(name, "captured")
+	var begun atomic.Pointer[library.Image]
+	done, err := a.machines.turnUntil(name, "captured", func() bool {
+		i := begun.Load()
+		return i != nil && !a.images.UnderWay(i.Pool, i.Name)
+	})
 	if err != nil {
 		return library.Image{}, err
 	}
@@ -63,6 +68,7 @@ func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureReques
 		done()
 		return i, err
 	}
+	begun.Store(&i)
 	a.startUnlessStopping(func() {
 		defer done()
 		_, _ = a.images.Wait(a.ctx, i.Pool, i.Name) // how it ends is told by an event

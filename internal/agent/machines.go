@@ -48,7 +48,7 @@ type machines struct {
 	a *Agent
 
 	mu    sync.Mutex
-	turns map[string]string      // what is being done to a machine, by its name; guarded by mu
+	turns map[string]*turn       // what is being done to a machine, by its name; guarded by mu
 	watch map[string]*installing // by machine; guarded by mu
 	// failed is why a machine's last run ended badly, where trayd knows more than the runner.
 	failed   map[string]string // guarded by mu
@@ -58,7 +58,7 @@ type machines struct {
 }
 
 func newMachines(a *Agent) *machines {
-	return &machines{a: a, turns: make(map[string]string), watch: make(map[string]*installing), failed: make(map[string]string)}
+	return &machines{a: a, turns: make(map[string]*turn), watch: make(map[string]*installing), failed: make(map[string]string)}
 }
 
 func (m *machines) options() MachineOptions { return m.a.opts().Machines }
@@ -71,17 +71,40 @@ func (m *machines) own(name string) bool { return m.options().Runner != nil && m
 // turn keeps others from doing something to the same machine; what says what is done. Discs
 // are changed without it.
 func (m *machines) turn(name, what string) (done func(), err error) {
+	return m.turnUntil(name, what, func() bool { return false })
+}
+
+// turn is what is being done to a machine. Once over says so, it has been done, whether or not
+// that has been noticed: whoever sees it done may do the next thing.
+type turn struct {
+	what string
+	over func() bool
+}
+
+func (m *machines) turnUntil(name, what string, over func() bool) (done func(), err error) {
+	mine := &turn{what, over}
+	for {
+		m.mu.Lock()
+		other := m.turns[name]
+		if other == nil {
+			m.turns[name] = mine
+			m.mu.Unlock()
+			return func() { m.endTurn(name, mine) }, nil
+		}
+		m.mu.Unlock()
+		if !other.over() {
+			return nil, &Error{Code: VMBusy, VM: name, Detail: fmt.Sprintf("VM %s is being %s", name, other.what), Next: "wait for it to end; `trayctl events` shows when"}
+		}
+		m.endTurn(name, other)
+	}
+}
+
+func (m *machines) endTurn(name string, t *turn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if other, busy := m.turns[name]; busy {
-		return nil, &Error{Code: VMBusy, VM: name, Detail: fmt.Sprintf("VM %s is being %s", name, other), Next: "wait for it to end; `trayctl events` shows when"}
-	}
-	m.turns[name] = what
-	return func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
+	if m.turns[name] == t {
 		delete(m.turns, name)
-	}, nil
+	}
 }
 
 // setFailed notes how a machine's run ended, "" for well.
@@ -111,7 +134,10 @@ func (m *machines) whyFailed(name string, st launch.State) string {
 func (m *machines) doing(name string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.turns[name]
+	if t := m.turns[name]; t != nil {
+		return t.what
+	}
+	return ""
 }
 
 // load reads the definition of a machine of trayd's own.

@@ -144,6 +144,11 @@ func (j *job) conversion(r CaptureRequest) source {
 			return 0, err
 		}
 		tool := disk.Tool(or(o.QemuImg, "qemu-img"))
+		if !r.Compress { // by qemu-img where it has to be
+			if n, err := j.copyFlat(ctx, tool, r, open, onto); !errors.Is(err, disk.ErrNotPlain) {
+				return n, err
+			}
+		}
 		need, err := tool.Measure(ctx, r.Source, r.SourceFormat)
 		if err != nil {
 			return 0, j.conversionFailed(r, err)
@@ -211,6 +216,65 @@ func saysBeneath(r CaptureRequest) error {
 			"%s stands on %s and doesn't say of what format that is", r.Source, info.BackingFile)
 	}
 	return nil
+}
+
+// copyFlat copies a disk as one stream, which is hashed while it is written: qemu-img's output
+// can only be hashed afterwards, which takes half as long again. The error is
+// disk.ErrNotPlain, before anything is opened, for what only qemu-img can read.
+func (j *job) copyFlat(ctx context.Context, tool disk.Tool, r CaptureRequest, open func(int64) (*os.File, error), onto func() ([]io.Writer, error)) (int64, error) {
+	o, _ := j.l.configured()
+	extents, err := tool.Map(ctx, r.Source, r.SourceFormat)
+	if err != nil {
+		return 0, j.conversionFailed(r, err)
+	}
+	var files []io.ReaderAt
+	size := int64(0) // that the guest sees
+	for i, path := range []string{r.Source, r.Base} {
+		if path == "" {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return 0, j.conversionFailed(r, err)
+		}
+		defer f.Close()
+		st, err := f.Stat()
+		if err != nil {
+			return 0, j.conversionFailed(r, err)
+		}
+		if i == 0 {
+			size = st.Size()
+			if info, err := disk.Probe(f, st.Size()); r.SourceFormat == disk.QCOW2 && (err == nil || info.BackingFile != "") {
+				size = info.VirtualSize
+			}
+		}
+		files = append(files, f)
+	}
+	flat, err := disk.NewFlat(ctx, files, extents, size)
+	if errors.Is(err, disk.ErrNotPlain) {
+		return 0, err
+	}
+	if err != nil {
+		return 0, j.conversionFailed(r, err)
+	}
+	if o.MaxSize > 0 && flat.Size() > o.MaxSize {
+		return 0, problem(Invalid, "raise max_size in [library] if it is meant to be so large", "it would have %d bytes, and at most %d are taken", flat.Size(), o.MaxSize)
+	}
+	to, err := open(flat.Size())
+	if err != nil {
+		return 0, err
+	}
+	all, err := onto()
+	if err != nil {
+		return 0, err
+	}
+	count := &counter{j: j, total: flat.Size(), began: time.Now()}
+	n, err := ingest.Copy(ctx, to, flat, ingest.Options{Limit: flat.Size()}, append(all, count)...)
+	j.l.failPoint("capture-converted")
+	if err != nil && ctx.Err() == nil {
+		return n, j.conversionFailed(r, err)
+	}
+	return n, err
 }
 
 // settle makes a file durable, and hashes it meanwhile from the page cache.

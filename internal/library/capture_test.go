@@ -247,7 +247,9 @@ func TestCancelCapture(t *testing.T) {
 	m := newMachine(t)
 	path, pid := slowTool(t)
 	r := newRig(t, func(o *Options) { o.QemuImg = path })
-	i, err := r.Capture(m.disk("qcow2"))
+	slow := m.disk("qcow2")
+	slow.Compress = true // by qemu-img
+	i, err := r.Capture(slow)
 	require.NoError(t, err)
 	process := pid()
 	require.Eventually(t, func() bool {
@@ -280,7 +282,9 @@ func TestStopWhileCapturing(t *testing.T) {
 	m := newMachine(t)
 	path, pid := slowTool(t)
 	r := newRig(t, func(o *Options) { o.QemuImg = path })
-	_, err := r.Capture(m.disk("qcow2"))
+	slow := m.disk("qcow2")
+	slow.Compress = true // by qemu-img
+	_, err := r.Capture(slow)
 	require.NoError(t, err)
 	process := pid()
 	r.stop()

@@ -169,3 +169,19 @@ func (l *Library) Wait(ctx context.Context, pool, name string) (Image, error) {
 	}
 	return l.Image(pool, name)
 }
+
+// UnderWay reports whether an image is on its way into a pool.
+func (l *Library) UnderWay(pool, name string) bool {
+	l.mu.Lock()
+	j := l.jobs[key(pool, name)]
+	l.mu.Unlock()
+	if j == nil {
+		return false
+	}
+	select {
+	case <-j.done:
+		return false
+	default:
+		return true
+	}
+}
