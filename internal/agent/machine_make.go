@@ -170,9 +170,7 @@ func (m *machines) makeDisk(ctx context.Context, dir string, k wire.Disk, base *
 			return err
 		}
 	case k.Linked:
-		if err := img.Link(ctx, dir, k); err != nil {
-			return err
-		}
+		return img.Link(dir, k)
 	default:
 		if err := m.copyDisk(ctx, file, base); err != nil {
 			return err

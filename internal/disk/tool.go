@@ -35,11 +35,6 @@ func (q Tool) Create(ctx context.Context, path string, size int64) error {
 	return q.run(ctx, io.Discard, "create", "-q", "-f", string(QCOW2), path, strconv.FormatInt(size, 10))
 }
 
-// Link makes a qcow2 disk that keeps only what differs from its base.
-func (q Tool) Link(ctx context.Context, path, base string, format Format, size int64) error {
-	return q.run(ctx, io.Discard, "create", "-q", "-f", string(QCOW2), "-F", string(format), "-b", base, path, strconv.FormatInt(size, 10))
-}
-
 // Resize makes a qcow2 disk larger.
 func (q Tool) Resize(ctx context.Context, path string, size int64) error {
 	return q.run(ctx, io.Discard, "resize", "-q", "-f", string(QCOW2), path, strconv.FormatInt(size, 10))

@@ -63,11 +63,11 @@ func (i Images) Blank(ctx context.Context, dir string, k wire.Disk) error {
 
 // Link makes a disk that keeps only what differs from its base. QEMU is given the base by
 // descriptor and doesn't look at the name in the disk; other tools do.
-func (i Images) Link(ctx context.Context, dir string, k wire.Disk) error {
+func (i Images) Link(dir string, k wire.Disk) error {
 	if err := CheckSpace(dir, freshQCOW2); err != nil {
 		return err
 	}
-	return i.error(i.Tool.Link(ctx, filepath.Join(dir, DiskFile(k)), k.Base, disk.Format(k.BaseFormat), int64(k.Size)))
+	return disk.CreateOverlay(filepath.Join(dir, DiskFile(k)), k.Base, disk.Format(k.BaseFormat), int64(k.Size))
 }
 
 // Grow makes a disk larger.

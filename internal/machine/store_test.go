@@ -101,7 +101,7 @@ func TestDisks(t *testing.T) {
 	require.Less(t, st.Size(), int64(freshQCOW2), "sparse")
 
 	linked := wire.Disk{Name: "disk1", Format: wire.FormatQCOW2, Size: 30 << 30, Linked: true, Base: file, BaseFormat: "qcow2"}
-	require.NoError(t, img.Link(ctx, dir, linked))
+	require.NoError(t, img.Link(dir, linked))
 	require.False(t, isWritten(filepath.Join(dir, "disk1.qcow2")))
 
 	require.NoError(t, img.Grow(ctx, file, 40<<30))
