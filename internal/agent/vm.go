@@ -356,6 +356,7 @@ func (v *vm) leave(s *session) {
 			return
 		}
 		v.fail(cause)
+		v.kickNow() // what it had can be let go now
 	}
 }
 
@@ -403,12 +404,16 @@ func (v *vm) unreachable() error {
 }
 
 // letGoIfEnded settles the records of a machine whose process is no more. The
-// error says that the process is still there, out of reach.
+// error says that the process is still there, out of reach, or that somebody still
+// holds its last session.
 func (v *vm) letGoIfEnded() error {
 	v.mu.Lock()
 	p, path := v.process, v.path
-	if v.session != nil {
+	if s := v.session; s != nil {
 		v.mu.Unlock()
+		if err := s.conn.Err(); err != nil {
+			return fmt.Errorf("its session is about to be given back: %w", err)
+		}
 		return nil
 	}
 	known := p != Process{}

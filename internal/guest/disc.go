@@ -19,8 +19,10 @@ type BootDisc struct {
 	Files     map[string]string // more files: the name on the disc, and the file
 }
 
-// grubModules is all that GRUB needs to find its disc and start a kernel from it.
-const grubModules = "normal iso9660 part_msdos part_gpt search search_fs_uuid linux test echo"
+// grubModules is all that GRUB needs to find its disc and start a kernel from it: its own
+// configuration on such discs loads the readers of all partition tables.
+const grubModules = "normal iso9660 search search_fs_uuid linux test echo part_msdos part_gpt part_acorn part_amiga part_apple " +
+	"part_bsd part_dfly part_dvh part_plan part_sun part_sunpc"
 
 // Write makes the disc's image at path. It needs grub-mkrescue with GRUB's files for BIOS
 // and UEFI, xorriso and mtools.
