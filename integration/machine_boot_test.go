@@ -91,6 +91,7 @@ func share(img image.Image, is func(color.NRGBA) bool) (float64, image.Rectangle
 // TestMachineBootsDiscsOfOthers boots discs that nobody here has made, and looks at the
 // screen as their owners would.
 func TestMachineBootsDiscsOfOthers(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, firmware, memory string
 		disc                   func(r *rig) string

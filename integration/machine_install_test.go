@@ -136,7 +136,7 @@ func (r *installRig) said(name string) string {
 // says waits until a machine has said something behind what it had said before.
 func (r *installRig) says(name, before, text string) {
 	r.t.Helper()
-	for end := time.Now().Add(bootLimit); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(bootLimit); ; time.Sleep(300 * time.Millisecond) { // a look costs what the guest could have
 		said := r.said(name)
 		if strings.Contains(strings.TrimPrefix(said, before), text) {
 			r.t.Logf("%s: %s", name, text)
@@ -177,7 +177,7 @@ func (r *installRig) types(name, text string) (done func()) {
 // ends waits until a machine has powered itself off.
 func (r *installRig) ends(name string) {
 	r.t.Helper()
-	require.Eventually(r.t, func() bool { return r.vmStatus()[name].State == wire.VMStopped }, bootLimit, 50*time.Millisecond)
+	require.Eventually(r.t, func() bool { return r.vmStatus()[name].State == wire.VMStopped }, bootLimit, 300*time.Millisecond)
 }
 
 // boots is the name of a firmware in the words of the guest.
@@ -219,6 +219,7 @@ func (r *installRig) leaveNothing(names ...string) {
 // itself from a disc, with a driver from a second one; its disk becomes the golden image, and
 // machines are made from that.
 func TestMachineFromDiscToGoldenImage(t *testing.T) {
+	t.Parallel()
 	for _, firmware := range []string{wire.FirmwareBIOS, wire.FirmwareUEFI} {
 		t.Run(firmware, func(t *testing.T) {
 			t.Parallel()
@@ -273,15 +274,16 @@ func TestMachineFromDiscToGoldenImage(t *testing.T) {
 // TestMachineInstallEnds: however the installer ends, the machine boots its disk from then
 // on; and trayd needn't be there to see it.
 func TestMachineInstallEnds(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, firmware, end string
 		detach              bool
 		dies                bool // trayd dies while the disk is being written, and is back after the end
 	}{
-		{name: "reset", firmware: wire.FirmwareBIOS, end: "reset"},
-		{name: "reset and detach", firmware: wire.FirmwareUEFI, end: "reset", detach: true},
+		{name: "reset", firmware: wire.FirmwareUEFI, end: "reset"},
+		{name: "reset and detach", firmware: wire.FirmwareBIOS, end: "reset", detach: true},
 		{name: "power-off and detach", firmware: wire.FirmwareBIOS, end: "off", detach: true},
-		{name: "reset without trayd", firmware: wire.FirmwareUEFI, end: "reset", dies: true},
+		{name: "reset without trayd", firmware: wire.FirmwareBIOS, end: "reset", dies: true},
 		{name: "power-off without trayd", firmware: wire.FirmwareBIOS, end: "off", detach: true, dies: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

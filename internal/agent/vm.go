@@ -202,6 +202,9 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 			release()
 			return
 		case <-ended:
+			// The guest's power-off is told right before the end: without it the machine would
+			// have crashed.
+			<-s.followed
 			s.lost() // before anybody connects anew
 			release()
 			return
