@@ -26,13 +26,9 @@ type guestRig struct {
 // $TRAYD_CACHE or .cache of the checkout.
 func newGuestRig(t *testing.T, drive ...string) *guestRig {
 	r := newRig(t)
-	cache := os.Getenv("TRAYD_CACHE")
-	if cache == "" {
-		cache = "../.cache"
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute) // over a slow line
 	defer cancel()
-	kit, err := guest.Prepare(ctx, cache, os.Stderr)
+	kit, err := guest.Prepare(ctx, cacheDir(), os.Stderr)
 	require.NoError(t, err)
 	initramfs := filepath.Join(r.dir, "initramfs")
 	require.NoError(t, kit.Initramfs(initramfs, filepath.Join(bin, "guestinit"), guest.CDModules))

@@ -26,6 +26,7 @@ func build(m *testing.M) int {
 		{"-o", dir + "/trayctl", "../cmd/trayctl"},
 		{"-tags", "failpoints", "-o", dir + "/trayd-failpoints", "../cmd/trayd"},
 		{"-o", dir + "/guestinit", "./guestinit"},
+		{"-o", dir + "/installer", "./installer"},
 	} {
 		cmd := exec.Command("go", append([]string{"build", "-buildvcs=false"}, args...)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -176,8 +176,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	a.startUnlessStopping(a.resumeImages)
 	a.startUnlessStopping(a.watchVolumes)
-	first := w.scan()
 	a.machines.begin()
+	first := w.scan()
+	a.machines.carryOn()
 	a.start(func() {
 		over := time.NewTimer(firstRound)
 		defer over.Stop()

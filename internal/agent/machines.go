@@ -246,8 +246,9 @@ func (m *machines) noteRun(name string, p Process) error {
 	return m.a.journal.Put(runPrefix+name, run{p, time.Now().UTC()})
 }
 
-// begin puts the machines in order when trayd starts: what deaths have left of some goes,
-// those that ended unseen are seen to, and after a boot of the host those start that are meant to.
+// begin puts the machines in order when trayd starts, before anybody looks for them: what
+// deaths have left of some goes, and those that ended unseen are seen to. A look would take
+// those for machines that end now, without a word.
 func (m *machines) begin() {
 	o := m.options()
 	if o.Runner == nil {
@@ -256,8 +257,16 @@ func (m *machines) begin() {
 	if err := o.Store.Tidy(); err != nil {
 		m.a.log.Warn("what is left of machines that were being made or removed can't be removed", "error", err)
 	}
-	m.a.startUnlessStopping(m.tidySockets)
 	m.seeUnseen()
+}
+
+// carryOn starts what goes on beside all else: sockets of nobody's go, and after a boot of the
+// host those machines start that are meant to.
+func (m *machines) carryOn() {
+	if m.options().Runner == nil {
+		return
+	}
+	m.a.startUnlessStopping(m.tidySockets)
 	m.a.startUnlessStopping(m.autostart)
 }
 

@@ -214,3 +214,26 @@ func TestFrozenMachineIsToldOf(t *testing.T) {
 	r.within("it to be attached", func() bool { st, _ := r.agent.VM(context.Background(), "vm"); return st.Answered })
 	r.holds("vm", a)
 }
+
+// TestEndWhileHeld: a machine ends, its socket with it, while somebody still holds the
+// session that has ended as well. What it had is let go as soon as that is given back.
+func TestEndWhileHeld(t *testing.T) {
+	r := newRig(t)
+	m := r.machine("vm", qemutest.SATA)
+	r.start()
+	r.event(EventVMAttached)
+	s, release := r.agent.vm("vm").current()
+	require.NotNil(t, s)
+	m.qemu("quit", nil)
+	r.event(EventVMLost)
+	r.within("the socket's end", func() bool {
+		_, err := os.Lstat(s.vm.socket())
+		return os.IsNotExist(err)
+	})
+	time.Sleep(200 * time.Millisecond) // the supervisor has looked, more than once
+	r.noEvent(EventVMEnded)
+	began := time.Now()
+	release()
+	r.event(EventVMEnded)
+	require.Less(t, time.Since(began), rescanEvery/2, "only the rescan has found it")
+}

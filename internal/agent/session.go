@@ -19,7 +19,9 @@ type session struct {
 	conn    *qmp.Conn
 	process Process
 	events  *qmp.Subscription
-	holds   int // guarded by vm.mu; the last one to let go closes the session
+	// followed is closed when the last event has been seen to, after the connection's end.
+	followed chan struct{}
+	holds    int // guarded by vm.mu; the last one to let go closes the session
 
 	known atomic.Bool // all drives have been identified
 	ended sync.Once   // the connection's end has been told
@@ -34,7 +36,7 @@ func openSession(ctx context.Context, v *vm) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{vm: v, conn: conn, ids: make(map[string]*drive)}
+	s := &session{vm: v, conn: conn, followed: make(chan struct{}), ids: make(map[string]*drive)}
 	s.process = lookUp(conn.Peer().PID, v.a.boot)
 	// 64 events: a flood beyond it is noticed by its count, and answered by
 	// asking QEMU for everything.
@@ -262,6 +264,7 @@ func (s *session) unclaimedLoans(ctx context.Context, but *drive) ([]blockdev.Lo
 
 // follow acts on QEMU's events until the connection ends.
 func (s *session) follow() {
+	defer close(s.followed)
 	missed := uint64(0)
 	for e := range s.events.C {
 		s.vm.a.machines.event(s, e)

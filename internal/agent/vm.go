@@ -202,6 +202,9 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 			release()
 			return
 		case <-ended:
+			// The guest's power-off is told right before the end: without it the machine would
+			// have crashed.
+			<-s.followed
 			s.lost() // before anybody connects anew
 			release()
 			return
@@ -356,6 +359,7 @@ func (v *vm) leave(s *session) {
 			return
 		}
 		v.fail(cause)
+		v.kickNow() // what it had can be let go now
 	}
 }
 
@@ -403,12 +407,16 @@ func (v *vm) unreachable() error {
 }
 
 // letGoIfEnded settles the records of a machine whose process is no more. The
-// error says that the process is still there, out of reach.
+// error says that the process is still there, out of reach, or that somebody still
+// holds its last session.
 func (v *vm) letGoIfEnded() error {
 	v.mu.Lock()
 	p, path := v.process, v.path
-	if v.session != nil {
+	if s := v.session; s != nil {
 		v.mu.Unlock()
+		if err := s.conn.Err(); err != nil {
+			return fmt.Errorf("its session is about to be given back: %w", err)
+		}
 		return nil
 	}
 	known := p != Process{}

@@ -27,6 +27,7 @@ import (
 type Kit struct {
 	Dir    string // of the cache
 	Kernel string // an unpacked ELF kernel, which QEMU starts by PVH
+	Packed string // the same kernel as Debian packs it, which boot loaders start
 	mods   string // the modules of that kernel, without the folder of its release
 }
 
@@ -38,8 +39,8 @@ func Prepare(ctx context.Context, dir string, out io.Writer) (*Kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kit{Dir: dir, Kernel: filepath.Join(dir, "vmlinux"), mods: filepath.Join(dir, "modules")}
-	if _, err := os.Stat(k.Kernel); err == nil {
+	k := &Kit{Dir: dir, Kernel: filepath.Join(dir, "vmlinux"), Packed: filepath.Join(dir, "vmlinuz"), mods: filepath.Join(dir, "modules")}
+	if there(k.Packed) && there(k.Kernel) {
 		return k, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -80,10 +81,23 @@ func Prepare(ctx context.Context, dir string, out io.Writer) (*Kit, error) {
 		return nil, err
 	}
 	// The kernel last: it is what says that the kit is whole.
-	if err := os.WriteFile(k.Kernel+".new", kernel, 0o644); err != nil {
-		return nil, err
+	for _, f := range []struct {
+		path    string
+		content []byte
+	}{{k.Packed, image}, {k.Kernel, kernel}} {
+		if err := os.WriteFile(f.path+".new", f.content, 0o644); err != nil {
+			return nil, err
+		}
+		if err := os.Rename(f.path+".new", f.path); err != nil {
+			return nil, err
+		}
 	}
-	return k, os.Rename(k.Kernel+".new", k.Kernel)
+	return k, nil
+}
+
+func there(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // Modules is the folder with the kernel's modules, and its release (uname -r), which is
