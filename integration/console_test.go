@@ -132,8 +132,8 @@ func (r *rig) opened(path string) *websocket.Conn {
 	return ws
 }
 
-// screen does the handshake of RFB (RFC 6143) and gets the whole picture, raw.
-func screen(t *testing.T, c net.Conn) (width, height int, pixels []byte) {
+// rfbScreen does the handshake of RFB (RFC 6143) and gets the whole picture, raw.
+func rfbScreen(t *testing.T, c net.Conn) (width, height int, pixels []byte) {
 	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
 	read := func(n int) []byte {
 		b := make([]byte, n)
@@ -171,7 +171,7 @@ func TestScreen(t *testing.T) {
 	r.echoing("m1")
 	for range 3 {
 		c := websocket.NetConn(t.Context(), r.opened("/v1/vms/m1/console"), websocket.MessageBinary)
-		w, h, pixels := screen(t, c)
+		w, h, pixels := rfbScreen(t, c)
 		require.GreaterOrEqual(t, w*h, 640*400)
 		require.Len(t, pixels, w*h*4)
 		require.NotEqual(t, len(pixels), bytes.Count(pixels, []byte{0}), "all of it is black")
@@ -218,7 +218,7 @@ func TestScreen(t *testing.T) {
 	c, err := net.Dial("tcp", strings.TrimPrefix(url, "vnc://"))
 	require.NoError(t, err)
 	defer c.Close()
-	screen(t, c)
+	rfbScreen(t, c)
 	r.must("vm", "kill", "m1")
 	_, err = io.Copy(io.Discard, c)
 	require.NoError(t, err)
@@ -257,7 +257,7 @@ func TestSlowViewers(t *testing.T) {
 	r.echoing("m1")
 	for range 3 {
 		c := websocket.NetConn(t.Context(), r.opened("/v1/vms/m1/console"), websocket.MessageBinary)
-		w, h, _ := screen(t, c)
+		w, h, _ := rfbScreen(t, c)
 		ask := []byte{3, 0, 0, 0, 0, 0, byte(w >> 8), byte(w), byte(h >> 8), byte(h)}
 		_, err := c.Write(bytes.Repeat(ask, 500)) // 500 MB
 		require.NoError(t, err)
@@ -265,7 +265,7 @@ func TestSlowViewers(t *testing.T) {
 	began := time.Now()
 	for time.Since(began) < 13*time.Second {
 		look := time.Now()
-		screen(t, websocket.NetConn(t.Context(), r.opened("/v1/vms/m1/console"), websocket.MessageBinary))
+		rfbScreen(t, websocket.NetConn(t.Context(), r.opened("/v1/vms/m1/console"), websocket.MessageBinary))
 		require.Less(t, time.Since(look), 3*time.Second)
 		time.Sleep(time.Second)
 	}
