@@ -129,6 +129,7 @@ that (--linked). What isn't said is such that it just boots.`,
 			if err = f.define(d); err != nil {
 				return err
 			}
+			r.BootOrder = f.bootOrder
 			if image != "" {
 				first := wire.Disk{Image: image, Linked: linked}
 				if len(d.Disks) > 0 { // the first --disk is how large it becomes

@@ -100,7 +100,7 @@ func (m *machines) create(ctx context.Context, d *machine.Definition, r wire.Mac
 			}
 		}
 	}
-	if err := machine.Complete(d, o.Flavours); err != nil {
+	if err := errors.Join(machine.Complete(d, o.Flavours), machine.Reorder(d, r.BootOrder)); err != nil {
 		return machineError(d.Name, err)
 	}
 	if err := machine.Check(d); err != nil {

@@ -283,7 +283,7 @@ func (m *machines) launch(ctx context.Context, d *machine.Definition, discs []*h
 	}()
 	o := m.options()
 	if err := o.Runner.Start(ctx, d.Name); err != nil {
-		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s can't be started: %v", d.Name, err), Next: nextOf(err, "see its journal: `trayctl vm show "+d.Name+"`")}
+		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s can't be started: %s", d.Name, whyNotStarted(d.Name, err)), Next: nextOf(err, "`trayctl vm set "+d.Name+"` changes its definition, `trayctl vm show "+d.Name+"` shows it")}
 	}
 	m.a.failPoint("vm-launched")
 	s, release, err := m.attach(ctx, d.Name)
@@ -304,6 +304,15 @@ func (m *machines) launch(ctx context.Context, d *machine.Definition, discs []*h
 		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", d.Name, err), Next: nextOf(err, "try again")}
 	}
 	return began, nil
+}
+
+// whyNotStarted is why a launch failed, without what says once more that it did.
+func whyNotStarted(name string, err error) string {
+	var e *launch.StartError
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	return strings.TrimPrefix(e.Why, "machine "+name+" can't be started: ")
 }
 
 func nextOf(err error, otherwise string) string {

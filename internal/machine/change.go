@@ -37,7 +37,7 @@ func Change(d *Definition, c wire.MachineChange, flavours []Flavour) (*Definitio
 	if err := Complete(&next, flavours); err != nil {
 		return nil, err
 	}
-	if err := reorder(&next, c.BootOrder); err != nil {
+	if err := Reorder(&next, c.BootOrder); err != nil {
 		return nil, err
 	}
 	return &next, Check(&next)
@@ -95,8 +95,8 @@ func devices(d *Definition, c wire.MachineChange) error {
 	return nil
 }
 
-// reorder numbers the devices as they are named.
-func reorder(d *Definition, names []string) error {
+// Reorder numbers the devices as they are named. nil leaves them as they are.
+func Reorder(d *Definition, names []string) error {
 	if names == nil {
 		return nil
 	}

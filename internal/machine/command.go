@@ -152,7 +152,8 @@ func (b *builder) networks() {
 			b.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, b.c.TapFD(len(b.c.Taps))))
 			b.c.Taps = append(b.c.Taps, launch.Tap{Bridge: n.Bridge})
 		case wire.NetworkTap:
-			b.add("-netdev", "tap,id="+id+",script=no,downscript=no,ifname="+n.Tap)
+			b.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, b.c.TapFD(len(b.c.Taps))))
+			b.c.Taps = append(b.c.Taps, launch.Tap{Name: n.Tap})
 		}
 		model := n.Model
 		if model == "virtio" {

@@ -205,7 +205,9 @@ type MachineRequest struct {
 	// UserData is cloud-init's, SSHKeys are for its default user.
 	UserData string   `json:"user_data,omitempty"`
 	SSHKeys  []string `json:"ssh_keys,omitempty"`
-	Start    bool     `json:"start,omitempty"`
+	// BootOrder names disks and drives, what is booted first first.
+	BootOrder []string `json:"boot_order,omitempty"`
+	Start     bool     `json:"start,omitempty"`
 }
 
 // MachineChange is the body of PATCH /v1/vms/{vm}; what is nil stays.

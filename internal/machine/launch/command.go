@@ -50,10 +50,12 @@ const (
 	Append // write-only at the end; a regular file that is missing is made
 )
 
-// Tap is a network interface of the host whose other end is QEMU's. The kernel names it
-// (trayd0, trayd1, ...), and takes it away with the last descriptor for it.
+// Tap is a network interface of the host whose other end is QEMU's. One that is made for a
+// bridge is named by the kernel (trayd0, trayd1, ...), which takes it away with the last
+// descriptor for it.
 type Tap struct {
 	Bridge string // that it becomes a port of
+	Name   string // of one that is there already, in place of Bridge
 }
 
 // Dirs are where machines' directories lie, one per machine, by its name.

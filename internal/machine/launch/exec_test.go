@@ -180,7 +180,8 @@ func TestStartsThatFail(t *testing.T) {
 		"device":    {Command{Files: []File{{Path: "/dev/null"}}}, "it is neither a regular file nor a block device"},
 		"directory": {Command{Files: []File{{Path: "/tmp"}}}, "it is neither a regular file nor a block device"},
 		"no-qemu":   {Command{Path: "/usr/bin/none"}, "QEMU, /usr/bin/none: no such file or directory; install it"},
-		"no-bridge": {Command{Taps: []Tap{{"nobridge0"}}}, "a tap for the bridge nobridge0: "},
+		"no-tap":    {Command{Taps: []Tap{{Name: "notap0"}}}, "the tap notap0: there is no such interface"},
+		"no-bridge": {Command{Taps: []Tap{{Bridge: "nobridge0"}}}, "a tap for the bridge nobridge0: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := test.command

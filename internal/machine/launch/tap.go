@@ -10,18 +10,39 @@ import (
 // tapName has the kernel put the first number that is free in the place of %d.
 const tapName = "trayd%d"
 
-// open makes the interface, a port of its bridge.
+// open makes the interface, a port of its bridge, or takes the one that is there.
 func (t Tap) open() (*os.File, error) {
+	what, use := "a tap for the bridge "+t.Bridge, t.setUp
+	if t.Name != "" {
+		what, use = "the tap "+t.Name, t.take
+	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("a tap for the bridge %s: /dev/net/tun: %w (`modprobe tun` where it is missing)", t.Bridge, err)
+		return nil, fmt.Errorf("%s: /dev/net/tun: %w (`modprobe tun` where it is missing)", what, err)
 	}
 	f := os.NewFile(uintptr(fd), "tap")
-	if err := t.setUp(fd); err != nil {
+	if err := use(fd); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("a tap for the bridge %s: %w", t.Bridge, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return f, nil
+}
+
+// take takes an interface that the host's administrator has made. The kernel would make one
+// that is missing, and nobody would know of it.
+func (t Tap) take(tun int) error {
+	if _, err := os.Stat("/sys/class/net/" + t.Name); err != nil {
+		return fmt.Errorf("there is no such interface (`ip tuntap add %s mode tap` makes one)", t.Name)
+	}
+	tap, err := unix.NewIfreq(t.Name)
+	if err != nil {
+		return err
+	}
+	tap.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(tun, unix.TUNSETIFF, tap); err != nil {
+		return fmt.Errorf("it can't be had: it is no tap, somebody else has it, or trayd may not (it takes CAP_NET_ADMIN): %w", err)
+	}
+	return nil
 }
 
 func (t Tap) setUp(tun int) error {

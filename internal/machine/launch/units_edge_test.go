@@ -367,6 +367,18 @@ func TestTap(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, h.tool("ip", "-o", "link", "show", "master", "br0"))
 
+	h.tool("ip", "tuntap", "add", "mine0", "mode", "tap")
+	c.Taps = []Tap{{Name: "mine0"}}
+	h.define("vm", c)
+	_, err = h.trayd("start", "vm")
+	require.NoError(t, err)
+	h.monitor("vm")
+	_, err = h.trayd("kill", "vm")
+	require.NoError(t, err)
+	h.tool("ip", "link", "del", "mine0")
+	_, err = h.trayd("start", "vm")
+	require.ErrorContains(t, err, "the tap mine0: there is no such interface")
+
 	c.Taps = []Tap{{Bridge: "lo"}}
 	h.define("vm", c)
 	_, err = h.trayd("start", "vm")
