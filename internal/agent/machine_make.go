@@ -363,6 +363,9 @@ func (m *machines) remove(ctx context.Context, name string, force bool) error {
 		return err
 	}
 	m.setFailed(name, "")
+	if err := m.options().Runner.Kill(ctx, name); err != nil { // nothing runs: how its last run ended is forgotten
+		return &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("VM %s can't be removed: %v", name, err), Next: "try again"}
+	}
 	if err := m.options().Store.Remove(name, func(step string) { m.a.failPoint("machine-" + step) }); err != nil {
 		return machineError(name, err)
 	}
