@@ -270,9 +270,23 @@ func (d *Detached) Kill(ctx context.Context, name string) error {
 	}
 	if lock, err := tryLock(d.o.Dirs, name); err == nil {
 		defer lock.Close()
+		d.forget(name)
 		return d.cleanUp(name)
 	}
 	return nil
+}
+
+// forget forgets how a process has ended.
+func (d *Detached) forget(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.children[name]; c != nil {
+		select {
+		case <-c.gone:
+			delete(d.children, name)
+		default:
+		}
+	}
 }
 
 // State implements Runner. How a process ended that an earlier trayd started, nobody
