@@ -199,6 +199,7 @@ func (m *machines) lendBases(d *machine.Definition) (bases []*lent, giveBack fun
 	}
 	for i := range d.Disks {
 		k := &d.Disks[i]
+		k.Base, k.BaseFormat = "", "" // the image's to say, and nobody else's
 		if k.Image == "" {
 			continue
 		}
@@ -304,7 +305,11 @@ func (m *machines) remake(ctx context.Context, old, d *machine.Definition) error
 			if err := machine.CheckSpace(dir, int64(k.Size-was.Size)); err != nil {
 				return err
 			}
-			if err := errors.Join(img.Grow(ctx, filepath.Join(dir, machine.DiskFile(k)), k.Size), machine.Sync(filepath.Join(dir, machine.DiskFile(k)))); err != nil {
+			file := filepath.Join(dir, machine.DiskFile(k))
+			if err := disk.Beneath(file, baseOf(k)); err != nil {
+				return &Error{Code: DiskRefused, VM: d.Name, Err: err, Detail: fmt.Sprintf("disk %s of VM %s can't grow: %v", k.Name, d.Name, err), Next: nextOf(err, "start the machine, and look into it")}
+			}
+			if err := errors.Join(img.Grow(ctx, file, k.Size), machine.Sync(file)); err != nil {
 				return err
 			}
 		}

@@ -272,6 +272,9 @@ func (k *checker) devices(d *Definition) {
 		if disk.Linked && (disk.Image == "" || disk.Base == "") {
 			k.refuse(key+".linked", "name the image", "a linked disk needs the image that it stands on")
 		}
+		if !disk.Linked && (disk.Base != "" || disk.BaseFormat != "") {
+			k.refuse(key+".base", "leave it out", "a disk that isn't linked stands on nothing")
+		}
 	}
 	seeds := 0
 	for i, c := range d.CDROMs {
