@@ -280,34 +280,61 @@ func (m *machines) change(ctx context.Context, name string, c wire.MachineChange
 }
 
 // remake makes the files that a changed definition needs, then the definition, and removes
-// last what nobody needs any more: a death in between leaves a machine that works.
-func (m *machines) remake(ctx context.Context, old, d *machine.Definition) error {
+// last what nobody needs any more: a death in between leaves a machine that works, and what
+// is of no use then goes at the next start of trayd.
+func (m *machines) remake(ctx context.Context, old, d *machine.Definition) (err error) {
+	store := m.store()
+	if moved := slices.Concat(without(d.Disks, old.Disks), without(old.Disks, d.Disks)); len(moved) > 0 {
+		if err := store.Changing(d.Name, moved); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, store.Settle(d.Name)) }()
+	}
+	if err := m.makeFiles(ctx, old, d); err != nil {
+		return err
+	}
+	m.a.failPoint("machine-remade")
+	if err := store.Save(d); err != nil {
+		return err
+	}
+	m.a.failPoint("machine-saved")
+	return nil
+}
+
+// without are the disks that the others, by their names, don't have.
+func without(disks, others []wire.Disk) []wire.Disk {
+	return slices.DeleteFunc(slices.Clone(disks), func(k wire.Disk) bool { return diskOf(others, k.Name) != nil })
+}
+
+func diskOf(disks []wire.Disk, name string) *wire.Disk {
+	if i := slices.IndexFunc(disks, func(k wire.Disk) bool { return k.Name == name }); i >= 0 {
+		return &disks[i]
+	}
+	return nil
+}
+
+// makeFiles makes new disks, grows those that are to be larger, and makes UEFI's variables.
+func (m *machines) makeFiles(ctx context.Context, old, d *machine.Definition) error {
 	o := m.options()
 	dir := o.Store.Path(d.Name)
-	had := func(d *machine.Definition, name string) *wire.Disk {
-		if i := slices.IndexFunc(d.Disks, func(k wire.Disk) bool { return k.Name == name }); i >= 0 {
-			return &d.Disks[i]
-		}
-		return nil
-	}
 	img := machine.Images{Tool: disk.Tool(o.QemuImg)}
 	for _, k := range d.Disks {
-		was := had(old, k.Name)
-		if was == nil {
-			// Left by a death, or by a disk of that name that a change was to remove.
-			if err := os.RemoveAll(filepath.Join(dir, machine.DiskFile(k))); err != nil {
+		file := filepath.Join(dir, machine.DiskFile(k))
+		was := diskOf(old.Disks, k.Name)
+		switch {
+		case was == nil:
+			if err := os.RemoveAll(file); err != nil { // of somebody's whose definition had it once
 				return err
 			}
 			if err := m.makeDisk(ctx, dir, k, nil); err != nil {
 				return err
 			}
-		} else if k.Size > was.Size {
+		case k.Size > was.Size:
 			if err := machine.CheckSpace(dir, int64(k.Size-was.Size)); err != nil {
 				return err
 			}
-			file := filepath.Join(dir, machine.DiskFile(k))
 			if err := disk.Beneath(file, baseOf(k)); err != nil {
-				return &Error{Code: DiskRefused, VM: d.Name, Err: err, Detail: fmt.Sprintf("disk %s of VM %s can't grow: %v", k.Name, d.Name, err), Next: nextOf(err, "start the machine, and look into it")}
+				return &Error{Code: DiskRefused, VM: d.Name, Err: err, Detail: fmt.Sprintf("disk %s of VM %s can't grow: %v", k.Name, d.Name, err), Next: "start the machine, and look into it"}
 			}
 			if err := errors.Join(img.Grow(ctx, file, k.Size), machine.Sync(file)); err != nil {
 				return err
@@ -315,32 +342,18 @@ func (m *machines) remake(ctx context.Context, old, d *machine.Definition) error
 		}
 	}
 	vars := filepath.Join(dir, machine.VarsFile)
-	if _, err := os.Stat(vars); d.Firmware == wire.FirmwareUEFI && os.IsNotExist(err) {
-		h, err := machine.FindHost(o.QEMU, o.Accel)
-		if err != nil {
-			return err
-		}
-		fw, err := h.UEFI(d.Machine)
-		if err != nil {
-			return err
-		}
-		if err := machine.NewVars(fw, vars); err != nil {
-			return err
-		}
+	if _, err := os.Stat(vars); d.Firmware != wire.FirmwareUEFI || !os.IsNotExist(err) {
+		return nil
 	}
-	m.a.failPoint("machine-remade")
-	if err := o.Store.Save(d); err != nil {
+	h, err := machine.FindHost(o.QEMU, o.Accel)
+	if err != nil {
 		return err
 	}
-	m.a.failPoint("machine-saved")
-	for _, k := range old.Disks {
-		if had(d, k.Name) == nil {
-			if err := os.Remove(filepath.Join(dir, machine.DiskFile(k))); err != nil && !os.IsNotExist(err) {
-				return err
-			}
-		}
+	fw, err := h.UEFI(d.Machine)
+	if err != nil {
+		return err
 	}
-	return nil
+	return machine.NewVars(fw, vars)
 }
 
 // RemoveVM removes a machine that is stopped, with its disks. force ends it first.
