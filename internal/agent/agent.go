@@ -176,6 +176,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	a.startUnlessStopping(a.resumeImages)
 	a.startUnlessStopping(a.watchVolumes)
+	a.machines.seeUnseen() // before anybody takes their end for one that he has seen
 	first := w.scan()
 	a.machines.begin()
 	a.start(func() {

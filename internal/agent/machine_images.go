@@ -75,8 +75,7 @@ func (m *machines) capture(ctx context.Context, name string, r wire.CaptureReque
 	if err != nil {
 		return library.Image{}, err
 	}
-	k, err := diskToCapture(d, r.Disk)
-	if err != nil {
+	if _, err := diskToCapture(d, r.Disk); err != nil {
 		return library.Image{}, err
 	}
 	if _, err := m.a.images.Image(r.Pool, r.Name); err == nil {
@@ -100,6 +99,13 @@ func (m *machines) capture(ctx context.Context, name string, r wire.CaptureReque
 		named.Next = "power it off, or let --shutdown do that: `trayctl image capture " + name + " --name " + r.Name + " --shutdown`"
 		err = &named
 	}
+	if err != nil {
+		return library.Image{}, err
+	}
+	if d, err = m.load(name); err != nil {
+		return library.Image{}, err
+	}
+	k, err := diskToCapture(d, r.Disk)
 	if err != nil {
 		return library.Image{}, err
 	}

@@ -262,10 +262,12 @@ func (m *machines) change(ctx context.Context, name string, c wire.MachineChange
 		return err
 	}
 	if !c.OnlyWhenStopped() { // autostart alone
-		m.edit(name, func(d *machine.Definition) { d.Autostart = *c.Autostart })
-		return nil
+		return machineError(name, m.tryEdit(name, func(d *machine.Definition) { d.Autostart = *c.Autostart }))
 	}
 	if err := m.stopped(ctx, name, "changed"); err != nil {
+		return err
+	}
+	if old, err = m.load(name); err != nil {
 		return err
 	}
 	o := m.options()
@@ -425,6 +427,9 @@ func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome
 		return nil, "", true, err
 	}
 	defer done()
+	if err := m.stopped(ctx, req.VM, "changed"); err != nil {
+		return nil, "", true, err
+	}
 	d, err := m.load(req.VM)
 	if err != nil {
 		return nil, "", true, err
@@ -439,7 +444,9 @@ func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome
 		req.Medium = ""
 	} else if req.Medium == "" {
 		return nil, "", true, newError(BadRequest, "name a medium: a path, image:NAME, lvm:VG/LV", "no medium was named")
-	} else if err := m.checkMedia(&machine.Definition{CDROMs: []wire.CDROM{{Medium: req.Medium}}}); err != nil && !req.NoValidate {
+	} else if req.NoValidate {
+		return nil, "", true, newError(BadRequest, "start the machine, then insert it", "a start puts in only what is a disc, so that VM %s can't have another while it is stopped", d.Name)
+	} else if err := m.checkMedia(&machine.Definition{CDROMs: []wire.CDROM{{Medium: req.Medium}}}); err != nil {
 		return nil, "", true, err
 	}
 	switch {

@@ -63,6 +63,13 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	if st.Running {
 		return m.resume(ctx, d, st, by)
 	}
+	if err := m.seeEnd(ctx, name); err != nil {
+		return Started{}, err
+	}
+	if d, err = m.load(name); err != nil {
+		return Started{}, err
+	}
+	m.forgetRun(name)
 	if err := m.forgetSeed(d); err != nil {
 		return Started{}, machineError(name, err)
 	}
@@ -197,6 +204,7 @@ func (m *machines) hold(ctx context.Context, name string, c wire.CDROM, by Calle
 
 func (h *heldDisc) open(ctx context.Context, m *machines) error {
 	a, d := m.a, h.o.drive
+	d.letGoHeld() // of a start whose end could not be written
 	if rec := d.record(); rec.Change != nil || rec.Loaded != nil {
 		d.settle(ctx, nil, nil) // of a process that has ended
 		if rec = d.record(); rec.Change != nil || rec.Loaded != nil {
@@ -256,20 +264,29 @@ func (h *heldDisc) drop(cause error) {
 	if h.t != nil {
 		h.t.close()
 	}
-	if rec := d.record(); rec.Change != nil && rec.Change.ID == h.o.ID && rec.Process == d.vm.a.self() {
-		err := d.amend(true, func(rec *Record) {
-			before := *rec
-			rec.Change = nil
-			rec.letGo(&before, time.Now().UTC())
-		})
-		if err != nil {
-			d.settled(err) // tried again
-		}
+	if rec := d.record(); rec.Change != nil && rec.Change.ID == h.o.ID {
+		d.letGoHeld()
 	}
 	h.o.leave()
 	d.giveUpTurn()
 	h.o.answer(nil, cause)
 	d.retryReleases(d.vm.a.ctx)
+}
+
+// letGoHeld takes the record of a disc that was held back, and of no other. The caller has
+// the drive's turn.
+func (d *drive) letGoHeld() {
+	if rec := d.record(); rec.Change == nil || rec.Process != d.vm.a.self() {
+		return
+	}
+	err := d.amend(true, func(rec *Record) {
+		before := *rec
+		rec.Change = nil
+		rec.letGo(&before, time.Now().UTC())
+	})
+	if err != nil {
+		d.settled(err) // the next start tries again
+	}
 }
 
 // launch starts QEMU, puts the discs in, and lets the guest run.
@@ -325,7 +342,7 @@ func (m *machines) attach(ctx context.Context, name string) (*session, func(), e
 	path := filepath.Join(m.options().RunDir, name, machine.MonitorSocket)
 	asked := time.Now()
 	for {
-		if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
+		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
 			v := m.a.vm(name)
 			v.launch(path)
 			if s, release, err := v.connect(ctx); err == nil {
@@ -345,6 +362,9 @@ func (m *machines) attach(ctx context.Context, name string) (*session, func(), e
 		}
 		select {
 		case <-ctx.Done():
+			if m.a.ctx.Err() != nil {
+				return nil, nil, &Error{Code: Stopping, VM: name, Detail: "trayd is stopping; VM " + name + " isn't started", Next: "try again when it runs"}
+			}
 			return nil, nil, &Error{Code: StartFailed, VM: name, Detail: fmt.Sprintf("QEMU of VM %s didn't answer within %s", name, attachLimit), Next: "see its journal: `trayctl vm show " + name + "`"}
 		case <-time.After(attachPoll):
 		}
@@ -476,6 +496,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	case status.Status != prelaunch:
 		return began, nil // it runs already
 	}
+	m.forgetRun(d.Name)
 	var discs []*heldDisc
 	empty := *d
 	empty.CDROMs = nil

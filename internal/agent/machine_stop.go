@@ -152,6 +152,7 @@ func (m *machines) settleEnd(ctx context.Context, name string) error {
 		v := m.a.vms[name]
 		m.a.mu.Unlock()
 		if v == nil || v.hasEnded() {
+			_ = m.seeEnd(limit, name)
 			return nil
 		}
 		v.kickNow()

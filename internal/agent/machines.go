@@ -84,6 +84,13 @@ func (m *machines) turn(name, what string) (done func(), err error) {
 	}, nil
 }
 
+// forgetRun is for a guest that is about to begin: what an earlier one did says nothing of it.
+func (m *machines) forgetRun(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.watch, name)
+}
+
 // setFailed notes how a machine's run ended, "" for well.
 func (m *machines) setFailed(name, why string) {
 	m.mu.Lock()
@@ -119,7 +126,11 @@ func (m *machines) load(name string) (*machine.Definition, error) {
 	if m.options().Runner == nil {
 		return nil, newError(VMForeign, "see machines in trayd.toml", "trayd runs no machines here")
 	}
-	d, err := m.store().Load(name)
+	err := fmt.Errorf("%w: %s", machine.ErrNoMachine, name)
+	var d *machine.Definition
+	if machine.CheckName(name) == nil { // others' machines may have names that ours can't
+		d, err = m.store().Load(name)
+	}
 	if err == nil {
 		return d, nil
 	}
@@ -184,10 +195,13 @@ func (m *machines) running(ctx context.Context, name string) (launch.State, erro
 	return st, nil
 }
 
-// stopped refuses a machine that runs.
+// stopped refuses a machine that runs. Its definition is to be read after it.
 func (m *machines) stopped(ctx context.Context, name, verb string) error {
 	st, err := m.running(ctx, name)
-	if err == nil && st.Running {
+	if err == nil && !st.Running {
+		return m.seeEnd(ctx, name)
+	}
+	if err == nil {
 		return &Error{Code: VMRunning, VM: name, Detail: fmt.Sprintf("VM %s runs (pid %d): it can't be %s now", name, st.PID, verb), Next: "`trayctl vm stop " + name + "` first"}
 	}
 	return err
@@ -220,8 +234,8 @@ func (m *machines) noteRun(name string, p Process) error {
 	return m.a.journal.Put(runPrefix+name, run{p, time.Now().UTC()})
 }
 
-// begin puts the machines in order when trayd starts: what deaths have left of some goes,
-// those that ended unseen are seen to, and after a boot of the host those start that are meant to.
+// begin puts the machines in order when trayd starts: what deaths have left of some goes, and
+// after a boot of the host those start that are meant to.
 func (m *machines) begin() {
 	o := m.options()
 	if o.Runner == nil {
@@ -231,7 +245,6 @@ func (m *machines) begin() {
 		m.a.log.Warn("what is left of machines that were being made or removed can't be removed", "error", err)
 	}
 	m.a.startUnlessStopping(m.tidySockets)
-	m.seeUnseen()
 	m.a.startUnlessStopping(m.autostart)
 }
 
@@ -251,19 +264,61 @@ func (m *machines) tidy(name string) {
 	}
 }
 
-// seeUnseen sees to the machines that have ended while trayd didn't run.
+// seeUnseen sees to the machines that have ended while trayd didn't run. Of the others it is
+// known from now on which process they are, so that their end is seen before anybody has
+// been connected to them.
 func (m *machines) seeUnseen() {
-	var ended []string
+	if m.options().Runner == nil {
+		return
+	}
+	ended := make(map[string]Process)
 	m.a.journal.Range(func(key string, value json.RawMessage) bool {
 		name, ok := strings.CutPrefix(key, runPrefix)
 		var r run
-		if ok && json.Unmarshal(value, &r) == nil && !r.Process.alive(m.a.boot) {
-			ended = append(ended, name)
+		switch {
+		case !ok || json.Unmarshal(value, &r) != nil:
+		case !r.Process.alive(m.a.boot):
+			ended[name] = r.Process
+		default:
+			v := m.a.vm(name)
+			v.mu.Lock()
+			v.process = r.Process
+			v.mu.Unlock()
 		}
 		return true
 	})
-	for _, name := range ended {
-		m.ended(name, endUnseen)
+	for name, p := range ended {
+		m.ended(name, p, endUnseen)
+	}
+}
+
+// seeEnd waits until all is learnt from the end of a machine that doesn't run any more: what
+// it boots next, and that its volumes are let go of. Its definition isn't to be read before.
+func (m *machines) seeEnd(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	for {
+		var r run
+		if ok, err := m.a.journal.Get(runPrefix+name, &r); err != nil || !ok {
+			return nil
+		}
+		m.a.mu.Lock()
+		v := m.a.vms[name]
+		m.a.mu.Unlock()
+		if v == nil {
+			m.ended(name, r.Process, endUnseen)
+			return nil
+		}
+		if v.looked() {
+			v.kickNow()
+		} else {
+			_ = v.letGoIfEnded() // it hasn't yet: asked again
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+			return &Error{Code: VMBusy, VM: name, Detail: fmt.Sprintf("VM %s has just ended, and what it had is still being let go of", name), Next: "try again; `trayctl volumes` and `trayctl drives` show what it waits for"}
+		}
 	}
 }
 
@@ -316,7 +371,11 @@ func (m *machines) usersOf(p library.Place) []library.User {
 	for _, name := range names {
 		d, err := m.store().Load(name)
 		if err != nil {
-			continue // its disks can't be known; it doesn't start either
+			// It doesn't start, but somebody may mend it: what it stands on has to be there then.
+			if p.Path != "" && m.store().Mentions(name, p.Path) {
+				users = append(users, library.User{Machine: name})
+			}
+			continue
 		}
 		for _, k := range d.Disks {
 			if k.Linked && p.Path != "" && k.Base == p.Path {

@@ -79,6 +79,13 @@ func (s Store) Load(name string) (*Definition, error) {
 	return decode(name, text)
 }
 
+// Mentions reports whether the definition of a machine, which may be one that Load refuses,
+// has a text in it.
+func (s Store) Mentions(name, text string) bool {
+	b, err := os.ReadFile(s.Path(name, definitionFile))
+	return err == nil && strings.Contains(string(b), text)
+}
+
 // Has reports whether there is a machine of that name, right or wrong.
 func (s Store) Has(name string) bool {
 	if CheckName(name) != nil {
