@@ -246,6 +246,30 @@ func (m *machines) begin() {
 	}
 	m.a.startUnlessStopping(m.tidySockets)
 	m.a.startUnlessStopping(m.autostart)
+	m.a.startUnlessStopping(m.boundLogs)
+}
+
+// boundEvery is between looks at the machines' logs: what a guest can say on its serial
+// console meanwhile is some tens of MiB.
+const boundEvery = 10 * time.Second
+
+// boundLogs keeps the machines' logs from filling the disk.
+func (m *machines) boundLogs() {
+	tick := time.NewTicker(boundEvery)
+	defer tick.Stop()
+	for {
+		names, _ := m.store().Names() // told of elsewhere
+		for _, name := range names {
+			if err := m.store().BoundLogs(name); err != nil {
+				m.a.log.Warn("a machine's log can't be kept short", "vm", name, "error", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-m.a.ctx.Done():
+			return
+		}
+	}
 }
 
 // tidySockets removes the sockets of machines that have ended while nobody looked.
