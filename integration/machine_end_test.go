@@ -77,3 +77,20 @@ func TestOthersAreNotOurs(t *testing.T) {
 	got := r.trayctl("vm", "rm", "../../x")
 	require.Contains(t, got.stderr, "no VM ../../x")
 }
+
+// TestSeedDrive: cloud-init's drive takes no other disc, whether the machine runs or not.
+func TestSeedDrive(t *testing.T) {
+	r := newRig(t)
+	disc := r.disc("OTHER")
+	r.start("")
+	r.ready()
+	r.must("vm", "create", "m", "--memory", "32M", "--disk", "1G", "--ssh-key", writeKey(r))
+	for range 2 {
+		got := r.trayctl("change", "m/seed", disc)
+		require.Equal(t, 1, got.code)
+		require.Contains(t, got.stderr, "for cloud-init's disc alone")
+		r.must("vm", "start", "m")
+	}
+	r.must("eject", "m/seed", "--force")
+	r.whole()
+}

@@ -215,9 +215,7 @@ func (m *machines) wroteDisk(v *vm) {
 		return
 	}
 	defer release()
-	next := *d
-	next.Boot = wire.BootDisk
-	if err := m.order(m.a.ctx, s, &next); err != nil && s.conn.Err() == nil {
+	if err := m.order(m.a.ctx, s, machine.Installed(d)); err != nil && s.conn.Err() == nil {
 		m.a.log.Warn("the boot order can't be turned round: the machine's next reset boots the disc again", "vm", v.name, "error", err)
 	}
 }
@@ -291,7 +289,7 @@ func (m *machines) installed(name string, runs bool) {
 	disc := machine.BootDisc(d)
 	detach := d.DetachAfterInstall && disc != ""
 	m.edit(name, func(d *machine.Definition) {
-		d.Boot = wire.BootDisk
+		*d = *machine.Installed(d)
 		for i := range d.CDROMs {
 			if detach && !runs && d.CDROMs[i].Name == disc {
 				d.CDROMs[i].Medium = ""
@@ -365,7 +363,7 @@ func (m *machines) followDrive(name, drive string, rec Record) {
 		}
 		d.CDROMs[i].Medium = medium
 		if byGuest && d.Boot == wire.BootCDROMOnce {
-			d.Boot = wire.BootDisk
+			*d = *machine.Installed(d)
 		}
 	})
 	if d.CDROMs[i].Seed && medium == "" {
@@ -374,9 +372,7 @@ func (m *machines) followDrive(name, drive string, rec Record) {
 	if byGuest && d.Boot == wire.BootCDROMOnce {
 		m.a.publish(Event{Type: EventVMInstalled, VM: name, Detail: "the guest has ejected its disc, and boots from its disk now"})
 		if s, release := m.a.vm(name).current(); s != nil {
-			next := *d
-			next.Boot = wire.BootDisk
-			if err := m.order(m.a.ctx, s, &next); err != nil && s.conn.Err() == nil {
+			if err := m.order(m.a.ctx, s, machine.Installed(d)); err != nil && s.conn.Err() == nil {
 				m.a.log.Warn("the boot order can't be turned round", "vm", name, "error", err)
 			}
 			release()

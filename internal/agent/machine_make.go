@@ -451,7 +451,7 @@ func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome
 	}
 	switch {
 	case c.Seed:
-		return nil, "", true, &Error{Code: DriveFixed, VM: d.Name, Drive: c.Name, Detail: fmt.Sprintf("drive %s/%s is for cloud-init's disc alone", d.Name, c.Name), Next: "use another drive"}
+		return nil, "", true, seedDrive(d.Name, c.Name)
 	case req.Verb == Insert && c.Medium != "" && c.Medium != req.Medium:
 		return nil, "", true, &Error{Code: DriveOccupied, VM: d.Name, Drive: c.Name, Detail: fmt.Sprintf("drive %s/%s is not empty: %s is in", d.Name, c.Name, c.Medium),
 			Next: fmt.Sprintf("use `trayctl change %s/%s %s` to replace it", d.Name, c.Name, req.Medium)}
@@ -469,6 +469,19 @@ func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome
 	}
 	m.a.publish(e)
 	return out, c.Name, true, nil
+}
+
+func seedDrive(vm, drive string) error {
+	return &Error{Code: DriveFixed, VM: vm, Drive: drive, Detail: fmt.Sprintf("drive %s/%s is for cloud-init's disc alone", vm, drive), Next: "use another drive"}
+}
+
+// isSeed reports whether a drive is for cloud-init's disc: it goes with that.
+func (m *machines) isSeed(vm, drive string) bool {
+	if !m.own(vm) {
+		return false
+	}
+	d, err := m.store().Load(vm)
+	return err == nil && slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == drive && c.Seed })
 }
 
 // definedDrive finds a drive of a definition, or the only one.

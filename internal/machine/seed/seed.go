@@ -152,5 +152,13 @@ func Write(path string, s Seed) (err error) {
 			return err
 		}
 	}
-	return fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, Joliet: true, VolumeIdentifier: volumeID})
+	if err := fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, Joliet: true, VolumeIdentifier: volumeID}); err != nil {
+		return err
+	}
+	// go-diskfs ends it with the last byte that it has to say, in the middle of a sector.
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return f.Truncate((st.Size() + sector - 1) / sector * sector)
 }

@@ -64,6 +64,23 @@ func TestDisc(t *testing.T) {
 	require.Empty(t, left)
 }
 
+// TestDiscIsWhole: whatever the lengths of its files are, the disc has all sectors that its
+// volume speaks of.
+func TestDiscIsWhole(t *testing.T) {
+	const header = "#cloud-config\n"
+	for _, n := range []int{len(header), 60, 2047, 2048, 2049, 3 * 2048, 100_001} {
+		path := seeded(t, Seed{InstanceID: "i", Hostname: "h", UserData: header + strings.Repeat("#", n-len(header))})
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		defer f.Close()
+		st, err := f.Stat()
+		require.NoError(t, err)
+		_, err = iso.Probe(f, st.Size())
+		require.NoError(t, err, "%d bytes of user data", n)
+		require.Zero(t, st.Size()%2048)
+	}
+}
+
 func TestKeysAlone(t *testing.T) {
 	path := seeded(t, Seed{InstanceID: "i", Hostname: "h", SSHKeys: []string{key}})
 	out, err := exec.Command("isoinfo", "-i", path, "-R", "-x", "/user-data").Output()
