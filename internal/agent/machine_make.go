@@ -65,7 +65,7 @@ func (m *machines) create(ctx context.Context, d *machine.Definition, r wire.Mac
 	if o.Store.Has(d.Name) {
 		return machineError(d.Name, fmt.Errorf("%w: %s", machine.ErrExists, d.Name))
 	}
-	if _, err := m.a.lookUpVM(d.Name); err == nil {
+	if m.isOthers(d.Name) {
 		return &Error{Code: VMExists, VM: d.Name, Detail: fmt.Sprintf("there is a VM %s already, which trayd is attached to and doesn't run", d.Name), Next: "choose another name"}
 	}
 	if len(d.Networks) == 0 { // so that it just works
@@ -388,6 +388,7 @@ func (m *machines) remove(ctx context.Context, name string, force bool) error {
 	if err := m.options().Store.Remove(name, func(step string) { m.a.failPoint("machine-" + step) }); err != nil {
 		return machineError(name, err)
 	}
+	m.a.scanSoon() // its name is free for others
 	return nil
 }
 

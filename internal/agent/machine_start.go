@@ -42,7 +42,7 @@ func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (Started, e
 	// A start goes on when its client has gone.
 	began, err := a.machines.start(context.WithoutCancel(ctx), name, by)
 	a.auditMachine("start", name, by, err)
-	if err != nil && CodeOf(err) != VMExists {
+	if err != nil && a.machines.own(name) {
 		a.publish(Event{Type: EventVMFailed, VM: name, Detail: err.Error()})
 	}
 	return began, err
@@ -317,10 +317,16 @@ func (m *machines) launch(ctx context.Context, d *machine.Definition, discs []*h
 		err = m.run(ctx, s, d)
 	}
 	if err != nil {
-		m.kill(d.Name)
-		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", d.Name, err), Next: nextOf(err, "try again")}
+		return began, m.giveUp(d.Name, s, err)
 	}
 	return began, nil
+}
+
+// giveUp ends a machine that is not to run.
+func (m *machines) giveUp(name string, s *session, cause error) error {
+	m.kill(name)
+	m.neverRan(name, s.process)
+	return &Error{Code: StartFailed, VM: name, Err: cause, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", name, cause), Next: nextOf(cause, "try again")}
 }
 
 func nextOf(err error, otherwise string) string {
@@ -521,8 +527,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 		err = m.run(ctx, s, d)
 	}
 	if err != nil {
-		m.kill(d.Name)
-		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", d.Name, err), Next: nextOf(err, "try again")}
+		return began, m.giveUp(d.Name, s, err)
 	}
 	return began, nil
 }

@@ -68,6 +68,13 @@ func (m *machines) store() machine.Store { return m.options().Store }
 // own reports whether a VM is a machine of trayd's own.
 func (m *machines) own(name string) bool { return m.options().Runner != nil && m.store().Has(name) }
 
+// isOthers reports whether somebody else runs a VM of that name. One that has ended, of trayd's
+// own even, may be known for a while.
+func (m *machines) isOthers(name string) bool {
+	v, err := m.a.lookUpVM(name)
+	return err == nil && !v.hidden() && !m.own(name)
+}
+
 // turn keeps others from doing something to the same machine; what says what is done. Discs
 // are changed without it.
 func (m *machines) turn(name, what string) (done func(), err error) {
@@ -137,7 +144,7 @@ func (m *machines) load(name string) (*machine.Definition, error) {
 	if !errors.Is(err, machine.ErrNoMachine) {
 		return nil, machineError(name, err)
 	}
-	if _, e := m.a.lookUpVM(name); e == nil {
+	if m.isOthers(name) {
 		return nil, &Error{Code: VMForeign, VM: name, Err: err, Detail: fmt.Sprintf("VM %s isn't run by trayd, only attached to: somebody else starts and stops it", name),
 			Next: "do it where it was started; trayd changes its discs, and shows its screen"}
 	}
@@ -232,6 +239,19 @@ const runPrefix = "machine/"
 
 func (m *machines) noteRun(name string, p Process) error {
 	return m.a.journal.Put(runPrefix+name, run{p, time.Now().UTC()})
+}
+
+// neverRan takes back noteRun of a process that has ended: who sees its end may have done so
+// before it was noted.
+func (m *machines) neverRan(name string, p Process) {
+	var r run
+	ok, err := m.a.journal.Get(runPrefix+name, &r)
+	if err == nil && ok && r.Process == p {
+		err = m.a.journal.Delete(runPrefix + name)
+	}
+	if err != nil {
+		m.a.log.Warn("the record of a machine that has ended can't be removed", "vm", name, "error", err)
+	}
 }
 
 // begin puts the machines in order when trayd starts: what deaths have left of some goes, and
@@ -341,6 +361,10 @@ func (m *machines) seeEnd(ctx context.Context, name string) error {
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-ctx.Done():
+			if v.hasEnded() { // all that can be is learnt
+				m.neverRan(name, r.Process)
+				return nil
+			}
 			return &Error{Code: VMBusy, VM: name, Detail: fmt.Sprintf("VM %s has just ended, and what it had is still being let go of", name), Next: "try again; `trayctl volumes` and `trayctl drives` show what it waits for"}
 		}
 	}

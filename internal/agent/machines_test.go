@@ -150,3 +150,36 @@ func TestBaseIsTheImages(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, d.Disks[0].Base+d.Disks[0].BaseFormat)
 }
+
+// TestNameIsFree: a machine that was removed holds its name no longer, nor does one of others
+// that has ended.
+func TestNameIsFree(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	v := r.agent.vm("m") // as its supervisor leaves it
+	v.mu.Lock()
+	v.ended = true
+	v.mu.Unlock()
+	require.NoError(t, r.agent.RemoveVM(t.Context(), "m", false, Caller{}))
+	_, err := r.agent.StartVM(t.Context(), "m", Caller{})
+	require.Equal(t, NoSuchVM, CodeOf(err), "%v", err)
+	r.noEvent(EventVMFailed)
+	_, _, err = r.agent.CreateVM(t.Context(), wire.MachineRequest{Definition: machine.Definition{Name: "m"}}, Caller{})
+	require.NoError(t, err)
+}
+
+// TestNotedTooLate: the end of a machine that was seen before it was noted that it runs holds
+// nobody up.
+func TestNotedTooLate(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	p := over(t)
+	require.NoError(t, r.agent.machines.noteRun("m", p))
+	r.agent.machines.neverRan("m", Process{PID: p.PID})
+	ok, err := r.journal.Get(runPrefix+"m", &run{})
+	require.NoError(t, err)
+	require.True(t, ok, "another one's")
+	r.agent.machines.neverRan("m", p)
+	require.NoError(t, r.agent.machines.seeEnd(t.Context(), "m"))
+	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
+}
