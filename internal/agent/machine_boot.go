@@ -220,18 +220,25 @@ func (m *machines) wroteDisk(v *vm) {
 	}
 }
 
-// rearm has a machine that is being installed boot from its disc again.
-func (m *machines) rearm(ctx context.Context, s *session, d *machine.Definition) {
+// rearm has a machine that is being installed boot from its disc again, at the reset that
+// follows. forget is for right after that.
+func (m *machines) rearm(ctx context.Context, s *session, d *machine.Definition) (forget func()) {
 	if d.Boot != wire.BootCDROMOnce {
-		return
+		return func() {}
 	}
 	if m.known(d.Name, func(*installing) {}).missed {
 		m.installed(d.Name, true) // it may be: an installer that begins again would destroy it
-		return
+		return func() {}
 	}
-	m.known(d.Name, func(i *installing) { i.written = false })
-	if err := errors.Join(m.order(ctx, s, d), m.followInstall(ctx, s, d)); err != nil {
-		m.a.log.Warn("the machine may boot its disk, and not its disc", "vm", d.Name, "error", err)
+	warn := func(err error) {
+		if err != nil && s.conn.Err() == nil {
+			m.a.log.Warn("the machine may boot its disk, and not its disc", "vm", d.Name, "error", err)
+		}
+	}
+	warn(m.order(ctx, s, d))
+	return func() { // not before: a guest that is just writing would have the order turned round again
+		m.known(d.Name, func(i *installing) { i.written = false })
+		warn(m.followInstall(ctx, s, d))
 	}
 }
 

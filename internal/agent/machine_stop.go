@@ -217,11 +217,12 @@ func (m *machines) reset(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
-	m.rearm(ctx, s, d)
+	forget := m.rearm(ctx, s, d)
 	bounded, cancel := s.command(ctx)
 	defer cancel()
 	if err := s.conn.Execute(bounded, "system_reset", nil, nil); err != nil {
 		return &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("VM %s can't be reset: %v", name, err), Next: "`trayctl vm kill " + name + "` ends it"}
 	}
+	forget()
 	return nil
 }
