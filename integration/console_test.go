@@ -411,7 +411,7 @@ func TestConsoleRefused(t *testing.T) {
 		status   int
 	}{
 		{"nope", "no-such-vm", 404},
-		{"..%2f..%2fetc", "definition-refused", 422},
+		{"..%2f..%2fetc", "no-such-vm", 404},
 		{"theirs", "vm-not-ours", 409},
 		{"off", "vm-not-running", 409},
 		{"bare", "no-screen", 409},

@@ -115,6 +115,7 @@ func TestMachineKilledAtEveryStep(t *testing.T) {
 				require.Equal(t, c.verb == "create-linked", slices.Contains(strings.Fields(images), "golden"), "%s", images)
 			}
 
+			verbs["set"] = []string{"vm", "set", "m", "--add-disk", "1G", "--resize-disk", "disk0=2G", "--memory", "48M"}
 			if c.verb != "rm" {
 				r.must(verbs[c.verb]...)
 			}

@@ -111,9 +111,10 @@ func (c *cli) report(err error) {
 	case errors.As(err, &problem) && c.output == "json":
 		_ = json.NewEncoder(c.stderr).Encode(problem)
 	case errors.As(err, &problem):
-		fmt.Fprintf(c.stderr, "trayctl: %s\n", problem.Detail)
+		w := &visible{c.stderr}
+		fmt.Fprintf(w, "trayctl: %s\n", problem.Detail)
 		if problem.Next != "" {
-			fmt.Fprintf(c.stderr, "next: %s\n", problem.Next)
+			fmt.Fprintf(w, "next: %s\n", problem.Next)
 		}
 	case errors.As(err, &unreachable):
 		fmt.Fprintf(c.stderr, "trayctl: %v\nnext: %s\n", unreachable, unreachable.next())

@@ -27,7 +27,7 @@ func (c *cli) print(v any, table func(io.Writer)) error {
 		e.SetIndent("", "  ")
 		return e.Encode(v)
 	}
-	w := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(&visible{c.stdout}, 0, 8, 2, ' ', 0)
 	table(w)
 	return w.Flush()
 }
@@ -213,7 +213,7 @@ func (c *cli) printEvent(data string) {
 	if e.Drive != "" {
 		where += "/" + e.Drive
 	}
-	fmt.Fprintf(c.stdout, "%s  %-14s %-16s %s\n", e.Time.Local().Format("15:04:05.000"), e.Type, where, e.Detail)
+	fmt.Fprintf(&visible{c.stdout}, "%s  %-14s %-16s %s\n", e.Time.Local().Format("15:04:05.000"), e.Type, where, e.Detail)
 }
 
 func (c *cli) stateCommand() *cobra.Command {

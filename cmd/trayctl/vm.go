@@ -50,7 +50,7 @@ func vmPath(name string, rest ...string) string {
 // warn prints what a machine has to do without.
 func (c *cli) warn(warnings []string) {
 	for _, w := range warnings {
-		fmt.Fprintf(c.stderr, "trayctl: warning: %s\n", w)
+		fmt.Fprintf(&visible{c.stderr}, "trayctl: warning: %s\n", w)
 	}
 }
 
@@ -207,8 +207,8 @@ func (c *cli) fetch(ctx context.Context, path string, to io.Writer) error {
 	return err
 }
 
-// visible leaves out what a guest could play with a terminal by: all control characters
-// but tabs and line ends.
+// visible leaves out what a guest, or a QEMU that one has taken over and whose words are
+// shown, could play with a terminal by: all control characters but tabs and line ends.
 type visible struct{ w io.Writer }
 
 func (v *visible) Write(b []byte) (int, error) {

@@ -28,6 +28,9 @@ type installing struct {
 	written bool // the guest has written to a disk
 	killed  bool // it was ended on request
 	off     bool // the guest has powered off
+	// missed is set when the guest had written to a disk, and may have done anything since,
+	// while nobody looked.
+	missed bool
 }
 
 func (m *machines) known(name string, f func(*installing)) installing {
@@ -118,12 +121,20 @@ func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definitio
 	case err != nil:
 	case written:
 		m.wroteDisk(s.vm)
+		m.known(d.Name, func(i *installing) { i.missed = true })
 		return
 	default:
 		err = m.followInstall(ctx, s, d)
 	}
 	if err != nil {
 		m.a.log.Warn("whether the installation has begun can't be found out", "vm", s.vm.name, "error", err)
+	}
+}
+
+// missedEvents is told that QEMU has sent more than could be followed.
+func (m *machines) missedEvents(s *session) {
+	if d, err := m.store().Load(s.vm.name); m.own(s.vm.name) && err == nil {
+		m.a.start(func() { m.catchUp(m.a.ctx, s, d) })
 	}
 }
 
@@ -204,21 +215,30 @@ func (m *machines) wroteDisk(v *vm) {
 		return
 	}
 	defer release()
-	next := *d
-	next.Boot = wire.BootDisk
-	if err := m.order(m.a.ctx, s, &next); err != nil && s.conn.Err() == nil {
+	if err := m.order(m.a.ctx, s, machine.Installed(d)); err != nil && s.conn.Err() == nil {
 		m.a.log.Warn("the boot order can't be turned round: the machine's next reset boots the disc again", "vm", v.name, "error", err)
 	}
 }
 
-// rearm has a machine that is being installed boot from its disc again.
-func (m *machines) rearm(ctx context.Context, s *session, d *machine.Definition) {
+// rearm has a machine that is being installed boot from its disc again, at the reset that
+// follows. forget is for right after that.
+func (m *machines) rearm(ctx context.Context, s *session, d *machine.Definition) (forget func()) {
 	if d.Boot != wire.BootCDROMOnce {
-		return
+		return func() {}
 	}
-	m.known(d.Name, func(i *installing) { i.written = false })
-	if err := errors.Join(m.order(ctx, s, d), m.followInstall(ctx, s, d)); err != nil {
-		m.a.log.Warn("the machine may boot its disk, and not its disc", "vm", d.Name, "error", err)
+	if m.known(d.Name, func(*installing) {}).missed {
+		m.installed(d.Name, true) // it may be: an installer that begins again would destroy it
+		return func() {}
+	}
+	warn := func(err error) {
+		if err != nil && s.conn.Err() == nil {
+			m.a.log.Warn("the machine may boot its disk, and not its disc", "vm", d.Name, "error", err)
+		}
+	}
+	warn(m.order(ctx, s, d))
+	return func() { // not before: a guest that is just writing would have the order turned round again
+		m.known(d.Name, func(i *installing) { i.written = false })
+		warn(m.followInstall(ctx, s, d))
 	}
 }
 
@@ -276,7 +296,7 @@ func (m *machines) installed(name string, runs bool) {
 	disc := machine.BootDisc(d)
 	detach := d.DetachAfterInstall && disc != ""
 	m.edit(name, func(d *machine.Definition) {
-		d.Boot = wire.BootDisk
+		*d = *machine.Installed(d)
 		for i := range d.CDROMs {
 			if detach && !runs && d.CDROMs[i].Name == disc {
 				d.CDROMs[i].Medium = ""
@@ -300,18 +320,22 @@ func (m *machines) takeOut(v *vm, drive, why string) {
 	}
 }
 
-// edit changes a machine's definition.
+// edit changes a machine's definition where nobody waits for it.
 func (m *machines) edit(name string, change func(*machine.Definition)) {
+	if err := m.tryEdit(name, change); err != nil {
+		m.a.log.Error("a machine's definition can't be changed", "vm", name, "error", err)
+	}
+}
+
+func (m *machines) tryEdit(name string, change func(*machine.Definition)) error {
 	m.edits.Lock()
 	defer m.edits.Unlock()
 	d, err := m.store().Load(name)
-	if err == nil {
-		change(d)
-		err = m.store().Save(d)
-	}
 	if err != nil {
-		m.a.log.Error("a machine's definition can't be changed", "vm", name, "error", err)
+		return err
 	}
+	change(d)
+	return m.store().Save(d)
 }
 
 // followDrive makes a definition say what is in a drive of the running machine: that is what
@@ -346,7 +370,7 @@ func (m *machines) followDrive(name, drive string, rec Record) {
 		}
 		d.CDROMs[i].Medium = medium
 		if byGuest && d.Boot == wire.BootCDROMOnce {
-			d.Boot = wire.BootDisk
+			*d = *machine.Installed(d)
 		}
 	})
 	if d.CDROMs[i].Seed && medium == "" {
@@ -355,9 +379,7 @@ func (m *machines) followDrive(name, drive string, rec Record) {
 	if byGuest && d.Boot == wire.BootCDROMOnce {
 		m.a.publish(Event{Type: EventVMInstalled, VM: name, Detail: "the guest has ejected its disc, and boots from its disk now"})
 		if s, release := m.a.vm(name).current(); s != nil {
-			next := *d
-			next.Boot = wire.BootDisk
-			if err := m.order(m.a.ctx, s, &next); err != nil && s.conn.Err() == nil {
+			if err := m.order(m.a.ctx, s, machine.Installed(d)); err != nil && s.conn.Err() == nil {
 				m.a.log.Warn("the boot order can't be turned round", "vm", name, "error", err)
 			}
 			release()
@@ -380,13 +402,13 @@ const (
 )
 
 // ended is told that a machine's process is no more.
-func (m *machines) ended(name string, how end) {
+func (m *machines) ended(name string, p Process, how end) {
 	if m.options().Runner == nil {
 		return
 	}
 	var r run
-	if ok, err := m.a.journal.Get(runPrefix+name, &r); err != nil || !ok {
-		return // none of ours, or it never ran
+	if ok, err := m.a.journal.Get(runPrefix+name, &r); err != nil || !ok || r.Process != p {
+		return // none of ours, it never ran, or it runs again
 	}
 	if m.own(name) {
 		now := m.known(name, func(i *installing) {})
@@ -401,7 +423,7 @@ func (m *machines) ended(name string, how end) {
 				}
 			}
 		}
-		if now.off || how == endUnseen {
+		if now.off || how == endUnseen || now.missed {
 			m.installed(name, false)
 			m.firstBootOver(name)
 		}

@@ -159,9 +159,8 @@ func dialConsole(ctx context.Context, name, socket, path string) (net.Conn, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, consoleDial)
 	defer cancel()
-	var d net.Dialer
 	for {
-		conn, err := d.DialContext(ctx, "unix", path)
+		conn, err := dialOwn(ctx, path)
 		if err == nil {
 			return conn, nil
 		}
@@ -176,6 +175,16 @@ func dialConsole(ctx context.Context, name, socket, path string) (net.Conn, erro
 		}
 		return nil, &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("the console of VM %s can't be connected to: %v", name, err), Next: next}
 	}
+}
+
+func dialOwn(ctx context.Context, path string) (net.Conn, error) {
+	at, done, err := ownSocket(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", at)
 }
 
 // awaitFree waits until QEMU serves nobody at a socket. It may not have seen yet that the

@@ -81,8 +81,7 @@ func (m *machines) capture(ctx context.Context, name string, r wire.CaptureReque
 	if err != nil {
 		return library.Image{}, err
 	}
-	k, err := diskToCapture(d, r.Disk)
-	if err != nil {
+	if _, err := diskToCapture(d, r.Disk); err != nil {
 		return library.Image{}, err
 	}
 	if _, err := m.a.images.Image(r.Pool, r.Name); err == nil {
@@ -109,11 +108,26 @@ func (m *machines) capture(ctx context.Context, name string, r wire.CaptureReque
 	if err != nil {
 		return library.Image{}, err
 	}
+	if d, err = m.load(name); err != nil {
+		return library.Image{}, err
+	}
+	k, err := diskToCapture(d, r.Disk)
+	if err != nil {
+		return library.Image{}, err
+	}
 	i, err := m.a.images.Capture(library.CaptureRequest{
-		Name: r.Name, Pool: r.Pool, Source: m.store().Path(name, machine.DiskFile(k)), SourceFormat: disk.Format(k.Format), Base: k.Base,
+		Name: r.Name, Pool: r.Pool, Source: m.store().Path(name, machine.DiskFile(k)), SourceFormat: disk.Format(k.Format), Base: baseOf(k),
 		Compress: r.Compress, Origin: "vm:" + name + "/" + k.Name,
 	})
 	return i, forImage(err)
+}
+
+// baseOf is what a disk stands on, by its machine's definition.
+func baseOf(k wire.Disk) disk.Base {
+	if !k.Linked {
+		return disk.Base{}
+	}
+	return disk.Base{Path: k.Base, Format: disk.Format(k.BaseFormat)}
 }
 
 // diskToCapture is the disk of that name, or the first.

@@ -65,7 +65,7 @@ func (m *machines) create(ctx context.Context, d *machine.Definition, r wire.Mac
 	if o.Store.Has(d.Name) {
 		return machineError(d.Name, fmt.Errorf("%w: %s", machine.ErrExists, d.Name))
 	}
-	if _, err := m.a.lookUpVM(d.Name); err == nil {
+	if m.isOthers(d.Name) {
 		return &Error{Code: VMExists, VM: d.Name, Detail: fmt.Sprintf("there is a VM %s already, which trayd is attached to and doesn't run", d.Name), Next: "choose another name"}
 	}
 	if len(d.Networks) == 0 { // so that it just works
@@ -197,6 +197,7 @@ func (m *machines) lendBases(d *machine.Definition) (bases []*lent, giveBack fun
 	}
 	for i := range d.Disks {
 		k := &d.Disks[i]
+		k.Base, k.BaseFormat = "", "" // the image's to say, and nobody else's
 		if k.Image == "" {
 			continue
 		}
@@ -259,10 +260,12 @@ func (m *machines) change(ctx context.Context, name string, c wire.MachineChange
 		return err
 	}
 	if !c.OnlyWhenStopped() { // autostart alone
-		m.edit(name, func(d *machine.Definition) { d.Autostart = *c.Autostart })
-		return nil
+		return machineError(name, m.tryEdit(name, func(d *machine.Definition) { d.Autostart = *c.Autostart }))
 	}
 	if err := m.stopped(ctx, name, "changed"); err != nil {
+		return err
+	}
+	if old, err = m.load(name); err != nil {
 		return err
 	}
 	o := m.options()
@@ -277,63 +280,80 @@ func (m *machines) change(ctx context.Context, name string, c wire.MachineChange
 }
 
 // remake makes the files that a changed definition needs, then the definition, and removes
-// last what nobody needs any more: a death in between leaves a machine that works.
-func (m *machines) remake(ctx context.Context, old, d *machine.Definition) error {
+// last what nobody needs any more: a death in between leaves a machine that works, and what
+// is of no use then goes at the next start of trayd.
+func (m *machines) remake(ctx context.Context, old, d *machine.Definition) (err error) {
+	store := m.store()
+	if moved := slices.Concat(without(d.Disks, old.Disks), without(old.Disks, d.Disks)); len(moved) > 0 {
+		if err := store.Changing(d.Name, moved); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, store.Settle(d.Name)) }()
+	}
+	if err := m.makeFiles(ctx, old, d); err != nil {
+		return err
+	}
+	m.a.failPoint("machine-remade")
+	if err := store.Save(d); err != nil {
+		return err
+	}
+	m.a.failPoint("machine-saved")
+	return nil
+}
+
+// without are the disks that the others, by their names, don't have.
+func without(disks, others []wire.Disk) []wire.Disk {
+	return slices.DeleteFunc(slices.Clone(disks), func(k wire.Disk) bool { return diskOf(others, k.Name) != nil })
+}
+
+func diskOf(disks []wire.Disk, name string) *wire.Disk {
+	if i := slices.IndexFunc(disks, func(k wire.Disk) bool { return k.Name == name }); i >= 0 {
+		return &disks[i]
+	}
+	return nil
+}
+
+// makeFiles makes new disks, grows those that are to be larger, and makes UEFI's variables.
+func (m *machines) makeFiles(ctx context.Context, old, d *machine.Definition) error {
 	o := m.options()
 	dir := o.Store.Path(d.Name)
-	had := func(d *machine.Definition, name string) *wire.Disk {
-		if i := slices.IndexFunc(d.Disks, func(k wire.Disk) bool { return k.Name == name }); i >= 0 {
-			return &d.Disks[i]
-		}
-		return nil
-	}
 	img := machine.Images{Tool: disk.Tool(o.QemuImg)}
 	for _, k := range d.Disks {
-		was := had(old, k.Name)
-		if was == nil {
-			// Left by a death, or by a disk of that name that a change was to remove.
-			if err := os.RemoveAll(filepath.Join(dir, machine.DiskFile(k))); err != nil {
+		file := filepath.Join(dir, machine.DiskFile(k))
+		was := diskOf(old.Disks, k.Name)
+		switch {
+		case was == nil:
+			if err := os.RemoveAll(file); err != nil { // of somebody's whose definition had it once
 				return err
 			}
 			if err := m.makeDisk(ctx, dir, k, nil); err != nil {
 				return err
 			}
-		} else if k.Size > was.Size {
+		case k.Size > was.Size:
 			if err := machine.CheckSpace(dir, int64(k.Size-was.Size)); err != nil {
 				return err
 			}
-			if err := errors.Join(img.Grow(ctx, filepath.Join(dir, machine.DiskFile(k)), k.Size), machine.Sync(filepath.Join(dir, machine.DiskFile(k)))); err != nil {
+			if err := disk.Beneath(file, baseOf(k)); err != nil {
+				return &Error{Code: DiskRefused, VM: d.Name, Err: err, Detail: fmt.Sprintf("disk %s of VM %s can't grow: %v", k.Name, d.Name, err), Next: "start the machine, and look into it"}
+			}
+			if err := errors.Join(img.Grow(ctx, file, k.Size), machine.Sync(file)); err != nil {
 				return err
 			}
 		}
 	}
 	vars := filepath.Join(dir, machine.VarsFile)
-	if _, err := os.Stat(vars); d.Firmware == wire.FirmwareUEFI && os.IsNotExist(err) {
-		h, err := machine.FindHost(o.QEMU, o.Accel)
-		if err != nil {
-			return err
-		}
-		fw, err := h.UEFI(d.Machine)
-		if err != nil {
-			return err
-		}
-		if err := machine.NewVars(fw, vars); err != nil {
-			return err
-		}
+	if _, err := os.Stat(vars); d.Firmware != wire.FirmwareUEFI || !os.IsNotExist(err) {
+		return nil
 	}
-	m.a.failPoint("machine-remade")
-	if err := o.Store.Save(d); err != nil {
+	h, err := machine.FindHost(o.QEMU, o.Accel)
+	if err != nil {
 		return err
 	}
-	m.a.failPoint("machine-saved")
-	for _, k := range old.Disks {
-		if had(d, k.Name) == nil {
-			if err := os.Remove(filepath.Join(dir, machine.DiskFile(k))); err != nil && !os.IsNotExist(err) {
-				return err
-			}
-		}
+	fw, err := h.UEFI(d.Machine)
+	if err != nil {
+		return err
 	}
-	return nil
+	return machine.NewVars(fw, vars)
 }
 
 // RemoveVM removes a machine that is stopped, with its disks. force ends it first.
@@ -369,6 +389,7 @@ func (m *machines) remove(ctx context.Context, name string, force bool) error {
 	if err := m.options().Store.Remove(name, func(step string) { m.a.failPoint("machine-" + step) }); err != nil {
 		return machineError(name, err)
 	}
+	m.a.scanSoon() // its name is free for others
 	return nil
 }
 
@@ -408,6 +429,9 @@ func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome
 		return nil, "", true, err
 	}
 	defer done()
+	if err := m.stopped(ctx, req.VM, "changed"); err != nil {
+		return nil, "", true, err
+	}
 	d, err := m.load(req.VM)
 	if err != nil {
 		return nil, "", true, err
@@ -422,12 +446,14 @@ func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome
 		req.Medium = ""
 	} else if req.Medium == "" {
 		return nil, "", true, newError(BadRequest, "name a medium: a path, image:NAME, lvm:VG/LV", "no medium was named")
-	} else if err := m.checkMedia(&machine.Definition{CDROMs: []wire.CDROM{{Medium: req.Medium}}}); err != nil && !req.NoValidate {
+	} else if req.NoValidate {
+		return nil, "", true, newError(BadRequest, "start the machine, then insert it", "a start puts in only what is a disc, so that VM %s can't have another while it is stopped", d.Name)
+	} else if err := m.checkMedia(&machine.Definition{CDROMs: []wire.CDROM{{Medium: req.Medium}}}); err != nil {
 		return nil, "", true, err
 	}
 	switch {
 	case c.Seed:
-		return nil, "", true, &Error{Code: DriveFixed, VM: d.Name, Drive: c.Name, Detail: fmt.Sprintf("drive %s/%s is for cloud-init's disc alone", d.Name, c.Name), Next: "use another drive"}
+		return nil, "", true, seedDrive(d.Name, c.Name)
 	case req.Verb == Insert && c.Medium != "" && c.Medium != req.Medium:
 		return nil, "", true, &Error{Code: DriveOccupied, VM: d.Name, Drive: c.Name, Detail: fmt.Sprintf("drive %s/%s is not empty: %s is in", d.Name, c.Name, c.Medium),
 			Next: fmt.Sprintf("use `trayctl change %s/%s %s` to replace it", d.Name, c.Name, req.Medium)}
@@ -445,6 +471,19 @@ func (m *machines) changeStopped(ctx context.Context, req Request) (out *Outcome
 	}
 	m.a.publish(e)
 	return out, c.Name, true, nil
+}
+
+func seedDrive(vm, drive string) error {
+	return &Error{Code: DriveFixed, VM: vm, Drive: drive, Detail: fmt.Sprintf("drive %s/%s is for cloud-init's disc alone", vm, drive), Next: "use another drive"}
+}
+
+// isSeed reports whether a drive is for cloud-init's disc: it goes with that.
+func (m *machines) isSeed(vm, drive string) bool {
+	if !m.own(vm) {
+		return false
+	}
+	d, err := m.store().Load(vm)
+	return err == nil && slices.ContainsFunc(d.CDROMs, func(c wire.CDROM) bool { return c.Name == drive && c.Seed })
 }
 
 // definedDrive finds a drive of a definition, or the only one.

@@ -42,7 +42,7 @@ func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (Started, e
 	// A start goes on when its client has gone.
 	began, err := a.machines.start(context.WithoutCancel(ctx), name, by)
 	a.auditMachine("start", name, by, err)
-	if err != nil && CodeOf(err) != VMExists {
+	if err != nil && a.machines.own(name) {
 		a.publish(Event{Type: EventVMFailed, VM: name, Detail: err.Error()})
 	}
 	return began, err
@@ -63,6 +63,13 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	if st.Running {
 		return m.resume(ctx, d, st, by)
 	}
+	if err := m.seeEnd(ctx, name); err != nil {
+		return Started{}, err
+	}
+	if d, err = m.load(name); err != nil {
+		return Started{}, err
+	}
+	m.forgetRun(name)
 	if err := m.forgetSeed(d); err != nil {
 		return Started{}, machineError(name, err)
 	}
@@ -197,6 +204,7 @@ func (m *machines) hold(ctx context.Context, name string, c wire.CDROM, by Calle
 
 func (h *heldDisc) open(ctx context.Context, m *machines) error {
 	a, d := m.a, h.o.drive
+	d.letGoHeld() // of a start whose end could not be written
 	if rec := d.record(); rec.Change != nil || rec.Loaded != nil {
 		d.settle(ctx, nil, nil) // of a process that has ended
 		if rec = d.record(); rec.Change != nil || rec.Loaded != nil {
@@ -256,20 +264,29 @@ func (h *heldDisc) drop(cause error) {
 	if h.t != nil {
 		h.t.close()
 	}
-	if rec := d.record(); rec.Change != nil && rec.Change.ID == h.o.ID && rec.Process == d.vm.a.self() {
-		err := d.amend(true, func(rec *Record) {
-			before := *rec
-			rec.Change = nil
-			rec.letGo(&before, time.Now().UTC())
-		})
-		if err != nil {
-			d.settled(err) // tried again
-		}
+	if rec := d.record(); rec.Change != nil && rec.Change.ID == h.o.ID {
+		d.letGoHeld()
 	}
 	h.o.leave()
 	d.giveUpTurn()
 	h.o.answer(nil, cause)
 	d.retryReleases(d.vm.a.ctx)
+}
+
+// letGoHeld takes the record of a disc that was held back, and of no other. The caller has
+// the drive's turn.
+func (d *drive) letGoHeld() {
+	if rec := d.record(); rec.Change == nil || rec.Process != d.vm.a.self() {
+		return
+	}
+	err := d.amend(true, func(rec *Record) {
+		before := *rec
+		rec.Change = nil
+		rec.letGo(&before, time.Now().UTC())
+	})
+	if err != nil {
+		d.settled(err) // the next start tries again
+	}
 }
 
 // launch starts QEMU, puts the discs in, and lets the guest run.
@@ -300,8 +317,7 @@ func (m *machines) launch(ctx context.Context, d *machine.Definition, discs []*h
 		err = m.run(ctx, s, d)
 	}
 	if err != nil {
-		m.kill(d.Name)
-		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", d.Name, err), Next: nextOf(err, "try again")}
+		return began, m.giveUp(d.Name, s, err)
 	}
 	return began, nil
 }
@@ -313,6 +329,13 @@ func whyNotStarted(name string, err error) string {
 		return err.Error()
 	}
 	return strings.TrimPrefix(e.Why, "machine "+name+" can't be started: ")
+}
+
+// giveUp ends a machine that is not to run.
+func (m *machines) giveUp(name string, s *session, cause error) error {
+	m.kill(name)
+	m.neverRan(name, s.process)
+	return &Error{Code: StartFailed, VM: name, Err: cause, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", name, cause), Next: nextOf(cause, "try again")}
 }
 
 func nextOf(err error, otherwise string) string {
@@ -334,7 +357,7 @@ func (m *machines) attach(ctx context.Context, name string) (*session, func(), e
 	path := filepath.Join(m.options().RunDir, name, machine.MonitorSocket)
 	asked := time.Now()
 	for {
-		if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
+		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
 			v := m.a.vm(name)
 			v.launch(path)
 			if s, release, err := v.connect(ctx); err == nil {
@@ -354,6 +377,9 @@ func (m *machines) attach(ctx context.Context, name string) (*session, func(), e
 		}
 		select {
 		case <-ctx.Done():
+			if m.a.ctx.Err() != nil {
+				return nil, nil, &Error{Code: Stopping, VM: name, Detail: "trayd is stopping; VM " + name + " isn't started", Next: "try again when it runs"}
+			}
 			return nil, nil, &Error{Code: StartFailed, VM: name, Detail: fmt.Sprintf("QEMU of VM %s didn't answer within %s", name, attachLimit), Next: "see its journal: `trayctl vm show " + name + "`"}
 		case <-time.After(attachPoll):
 		}
@@ -485,6 +511,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	case status.Status != prelaunch:
 		return began, nil // it runs already
 	}
+	m.forgetRun(d.Name)
 	var discs []*heldDisc
 	empty := *d
 	empty.CDROMs = nil
@@ -509,8 +536,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 		err = m.run(ctx, s, d)
 	}
 	if err != nil {
-		m.kill(d.Name)
-		return began, &Error{Code: StartFailed, VM: d.Name, Err: err, Detail: fmt.Sprintf("VM %s is ended before it ran: %v", d.Name, err), Next: nextOf(err, "try again")}
+		return began, m.giveUp(d.Name, s, err)
 	}
 	return began, nil
 }

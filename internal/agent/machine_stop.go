@@ -153,6 +153,7 @@ func (m *machines) settleEnd(ctx context.Context, name string) error {
 		v := m.a.vms[name]
 		m.a.mu.Unlock()
 		if v == nil || v.hasEnded() {
+			_ = m.seeEnd(limit, name)
 			return nil
 		}
 		v.kickNow()
@@ -217,11 +218,12 @@ func (m *machines) reset(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
-	m.rearm(ctx, s, d)
+	forget := m.rearm(ctx, s, d)
 	bounded, cancel := s.command(ctx)
 	defer cancel()
 	if err := s.conn.Execute(bounded, "system_reset", nil, nil); err != nil {
 		return &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("VM %s can't be reset: %v", name, err), Next: "`trayctl vm kill " + name + "` ends it"}
 	}
+	forget()
 	return nil
 }

@@ -68,6 +68,13 @@ func (m *machines) store() machine.Store { return m.options().Store }
 // own reports whether a VM is a machine of trayd's own.
 func (m *machines) own(name string) bool { return m.options().Runner != nil && m.store().Has(name) }
 
+// isOthers reports whether somebody else runs a VM of that name. One that has ended, of trayd's
+// own even, may be known for a while.
+func (m *machines) isOthers(name string) bool {
+	v, err := m.a.lookUpVM(name)
+	return err == nil && !v.hidden() && !m.own(name)
+}
+
 // turn keeps others from doing something to the same machine; what says what is done. Discs
 // are changed without it.
 func (m *machines) turn(name, what string) (done func(), err error) {
@@ -105,6 +112,13 @@ func (m *machines) endTurn(name string, t *turn) {
 	if m.turns[name] == t {
 		delete(m.turns, name)
 	}
+}
+
+// forgetRun is for a guest that is about to begin: what an earlier one did says nothing of it.
+func (m *machines) forgetRun(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.watch, name)
 }
 
 // setFailed notes how a machine's run ended, "" for well.
@@ -145,14 +159,18 @@ func (m *machines) load(name string) (*machine.Definition, error) {
 	if m.options().Runner == nil {
 		return nil, newError(VMForeign, "see machines in trayd.toml", "trayd runs no machines here")
 	}
-	d, err := m.store().Load(name)
+	err := fmt.Errorf("%w: %s", machine.ErrNoMachine, name)
+	var d *machine.Definition
+	if machine.CheckName(name) == nil { // others' machines may have names that ours can't
+		d, err = m.store().Load(name)
+	}
 	if err == nil {
 		return d, nil
 	}
 	if !errors.Is(err, machine.ErrNoMachine) {
 		return nil, machineError(name, err)
 	}
-	if _, e := m.a.lookUpVM(name); e == nil {
+	if m.isOthers(name) {
 		return nil, &Error{Code: VMForeign, VM: name, Err: err, Detail: fmt.Sprintf("VM %s isn't run by trayd, only attached to: somebody else starts and stops it", name),
 			Next: "do it where it was started; trayd changes its discs, and shows its screen"}
 	}
@@ -210,10 +228,13 @@ func (m *machines) running(ctx context.Context, name string) (launch.State, erro
 	return st, nil
 }
 
-// stopped refuses a machine that runs.
+// stopped refuses a machine that runs. Its definition is to be read after it.
 func (m *machines) stopped(ctx context.Context, name, verb string) error {
 	st, err := m.running(ctx, name)
-	if err == nil && st.Running {
+	if err == nil && !st.Running {
+		return m.seeEnd(ctx, name)
+	}
+	if err == nil {
 		return &Error{Code: VMRunning, VM: name, Detail: fmt.Sprintf("VM %s runs (pid %d): it can't be %s now", name, st.PID, verb), Next: "`trayctl vm stop " + name + "` first"}
 	}
 	return err
@@ -246,6 +267,19 @@ func (m *machines) noteRun(name string, p Process) error {
 	return m.a.journal.Put(runPrefix+name, run{p, time.Now().UTC()})
 }
 
+// neverRan takes back noteRun of a process that has ended: who sees its end may have done so
+// before it was noted.
+func (m *machines) neverRan(name string, p Process) {
+	var r run
+	ok, err := m.a.journal.Get(runPrefix+name, &r)
+	if err == nil && ok && r.Process == p {
+		err = m.a.journal.Delete(runPrefix + name)
+	}
+	if err != nil {
+		m.a.log.Warn("the record of a machine that has ended can't be removed", "vm", name, "error", err)
+	}
+}
+
 // begin puts the machines in order when trayd starts, before anybody looks for them: what
 // deaths have left of some goes, and those that ended unseen are seen to. A look would take
 // those for machines that end now, without a word.
@@ -268,6 +302,30 @@ func (m *machines) carryOn() {
 	}
 	m.a.startUnlessStopping(m.tidySockets)
 	m.a.startUnlessStopping(m.autostart)
+	m.a.startUnlessStopping(m.boundLogs)
+}
+
+// boundEvery is between looks at the machines' logs: what a guest can say on its serial
+// console meanwhile is some tens of MiB.
+const boundEvery = 10 * time.Second
+
+// boundLogs keeps the machines' logs from filling the disk.
+func (m *machines) boundLogs() {
+	tick := time.NewTicker(boundEvery)
+	defer tick.Stop()
+	for {
+		names, _ := m.store().Names() // told of elsewhere
+		for _, name := range names {
+			if err := m.store().BoundLogs(name); err != nil {
+				m.a.log.Warn("a machine's log can't be kept short", "vm", name, "error", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-m.a.ctx.Done():
+			return
+		}
+	}
 }
 
 // tidySockets removes the sockets of machines that have ended while nobody looked.
@@ -286,19 +344,65 @@ func (m *machines) tidy(name string) {
 	}
 }
 
-// seeUnseen sees to the machines that have ended while trayd didn't run.
+// seeUnseen sees to the machines that have ended while trayd didn't run. Of the others it is
+// known from now on which process they are, so that their end is seen before anybody has
+// been connected to them.
 func (m *machines) seeUnseen() {
-	var ended []string
+	if m.options().Runner == nil {
+		return
+	}
+	ended := make(map[string]Process)
 	m.a.journal.Range(func(key string, value json.RawMessage) bool {
 		name, ok := strings.CutPrefix(key, runPrefix)
 		var r run
-		if ok && json.Unmarshal(value, &r) == nil && !r.Process.alive(m.a.boot) {
-			ended = append(ended, name)
+		switch {
+		case !ok || json.Unmarshal(value, &r) != nil:
+		case !r.Process.alive(m.a.boot):
+			ended[name] = r.Process
+		default:
+			v := m.a.vm(name)
+			v.mu.Lock()
+			v.process = r.Process
+			v.mu.Unlock()
 		}
 		return true
 	})
-	for _, name := range ended {
-		m.ended(name, endUnseen)
+	for name, p := range ended {
+		m.ended(name, p, endUnseen)
+	}
+}
+
+// seeEnd waits until all is learnt from the end of a machine that doesn't run any more: what
+// it boots next, and that its volumes are let go of. Its definition isn't to be read before.
+func (m *machines) seeEnd(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	for {
+		var r run
+		if ok, err := m.a.journal.Get(runPrefix+name, &r); err != nil || !ok {
+			return nil
+		}
+		m.a.mu.Lock()
+		v := m.a.vms[name]
+		m.a.mu.Unlock()
+		if v == nil {
+			m.ended(name, r.Process, endUnseen)
+			return nil
+		}
+		if v.looked() {
+			v.kickNow()
+		} else {
+			_ = v.letGoIfEnded() // it hasn't yet: asked again
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+			if v.hasEnded() { // all that can be is learnt
+				m.neverRan(name, r.Process)
+				return nil
+			}
+			return &Error{Code: VMBusy, VM: name, Detail: fmt.Sprintf("VM %s has just ended, and what it had is still being let go of", name), Next: "try again; `trayctl volumes` and `trayctl drives` show what it waits for"}
+		}
 	}
 }
 
@@ -351,7 +455,11 @@ func (m *machines) usersOf(p library.Place) []library.User {
 	for _, name := range names {
 		d, err := m.store().Load(name)
 		if err != nil {
-			continue // its disks can't be known; it doesn't start either
+			// It doesn't start, but somebody may mend it: what it stands on has to be there then.
+			if p.Path != "" && m.store().Mentions(name, p.Path) {
+				users = append(users, library.User{Machine: name})
+			}
+			continue
 		}
 		for _, k := range d.Disks {
 			if k.Linked && p.Path != "" && k.Base == p.Path {

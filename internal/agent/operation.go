@@ -101,6 +101,9 @@ func (a *Agent) begin(req Request) (*Operation, error) {
 	if err != nil {
 		return nil, err
 	}
+	if req.Verb != Eject && a.machines.isSeed(v.name, d.name) {
+		return nil, seedDrive(v.name, d.name)
+	}
 	o := &Operation{
 		ID: randomName(10), VM: v.name, Drive: d.name, Verb: req.Verb, Medium: req.Medium, By: req.By.Name,
 		Since: time.Now(), drive: d, req: req, opts: a.opts(),

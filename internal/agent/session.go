@@ -32,7 +32,16 @@ type session struct {
 }
 
 func openSession(ctx context.Context, v *vm) (*session, error) {
-	conn, err := qmp.Dial(ctx, v.socket(), &qmp.Options{Timeout: dialTimeout})
+	path := v.socket()
+	if v.a.machines.own(v.name) {
+		at, done, err := ownSocket(path)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		path = at
+	}
+	conn, err := qmp.Dial(ctx, path, &qmp.Options{Timeout: dialTimeout})
 	if err != nil {
 		return nil, err
 	}
@@ -299,6 +308,7 @@ func (s *session) follow() {
 			s.vm.a.log.Warn("QEMU sent more events than could be followed: asking for its state instead", "vm", s.vm.name, "missed", n)
 			s.wakeAll()
 			s.vm.lookSoon()
+			s.vm.a.machines.missedEvents(s)
 		}
 	}
 	// Wake whoever waits for the guest: the connection has ended.

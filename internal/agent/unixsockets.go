@@ -2,10 +2,38 @@ package agent
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
+
+// ownSocket pins a socket of a machine of trayd's own: at is a path that leads to that very
+// socket until done is called. The directory is QEMU's to write to: one that its guest has
+// taken over could have trayd, and who looks at a console, connect to any socket of the
+// host, by a symbolic link.
+func ownSocket(path string) (at string, done func(), err error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	st, err := f.Stat()
+	if err == nil && st.Mode().Type() != os.ModeSocket {
+		err = fmt.Errorf("%s: %w", path, errNoSocket)
+	}
+	if err != nil {
+		f.Close()
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), func() { f.Close() }, nil
+}
+
+// errNoSocket is for what stands where a machine's socket should be.
+var errNoSocket = errors.New("it is no socket: QEMU makes one there, and somebody has put something else in its place")
 
 // servesSomebody reports whether whoever listens at a path has accepted a connection there
 // that is still open.

@@ -3,6 +3,7 @@ package agent
 import (
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -35,4 +36,23 @@ func TestServesSomebody(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 	require.NoError(t, server.Close())
 	require.False(t, serves())
+}
+
+// TestOwnSocket: what a machine's QEMU may have put in the place of a socket leads nowhere.
+func TestOwnSocket(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "host"))
+	require.NoError(t, err)
+	defer l.Close()
+	require.NoError(t, os.Symlink(filepath.Join(dir, "host"), filepath.Join(dir, "vnc")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	for _, name := range []string{"vnc", "file", "."} {
+		_, err := dialOwn(t.Context(), filepath.Join(dir, name))
+		require.ErrorIs(t, err, errNoSocket, name)
+	}
+	_, err = dialOwn(t.Context(), filepath.Join(dir, "none"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	conn, err := dialOwn(t.Context(), filepath.Join(dir, "host"))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
 }

@@ -148,6 +148,13 @@ func (v *vm) dismissed() bool {
 	return true
 }
 
+// looked reports whether the machine's supervisor runs, which sees its end.
+func (v *vm) looked() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.launched
+}
+
 // hasEnded reports whether the machine's process is known to have ended.
 func (v *vm) hasEnded() bool {
 	v.mu.Lock()
@@ -447,7 +454,7 @@ func (v *vm) letGoIfEnded() error {
 		d.machineEnded()
 		d.dropRecord()
 	}
-	v.a.machines.ended(v.name, endSeen)
+	v.a.machines.ended(v.name, p, endSeen)
 	v.a.retryReleases() // it may have held one
 	v.a.publish(Event{Type: EventVMEnded, VM: v.name, Detail: "the machine's process ended"})
 	return nil

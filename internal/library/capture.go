@@ -24,9 +24,9 @@ type CaptureRequest struct {
 	// could have written anything there.
 	Source       string
 	SourceFormat disk.Format
-	// Base is the file that the disk stands on, "" for none. One whose header says otherwise
-	// is refused: its machine would have any file of the host copied.
-	Base         string
+	// Base is the file that the disk stands on. A disk whose header says otherwise is
+	// refused: its machine would have any file of the host copied.
+	Base         disk.Base
 	Compress     bool   // the clusters, with zstd: a third to a half, for three times the time
 	Origin       string // vm:NAME/DISK
 	OSType, Site string
@@ -187,33 +187,20 @@ func (j *job) conversion(r CaptureRequest) source {
 	}
 }
 
-// saysBeneath wants a disk that stands on another file to say what that file is: QEMU would
-// look for it in there, and what a machine has written could be taken for an overlay of any
-// file of the host.
+// saysBeneath wants a disk to stand on what its machine's definition says, and on nothing else.
 func saysBeneath(r CaptureRequest) error {
 	if r.SourceFormat != disk.QCOW2 {
 		return nil
 	}
-	f, err := os.Open(r.Source)
-	if err != nil {
-		return problem(Unreadable, "let trayd's user read it", "%w", err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return unreadable(err)
-	}
-	info, err := disk.Probe(f, st.Size())
+	err := disk.Beneath(r.Source, r.Base)
 	var e *disk.Error
-	if errors.As(err, &e) && e.Reason != disk.BackingFile { // an overlay is none for a library, and no matter here
+	switch {
+	case errors.As(err, &e) && (e.Reason == disk.BackingFile || e.Reason == disk.ExternalData):
+		return problem(DiskRefused, e.Next, "%s can't be captured: %w", r.Source, err)
+	case e != nil:
 		return problem(DiskRefused, "the machine's QEMU wrote that: start it, and look into it", "%s can't be captured: %w", r.Source, err)
-	}
-	if info.BackingFile != r.Base {
-		return problem(DiskRefused, "start the machine, and look into it: nothing but its QEMU writes there", "%s says that it stands on %q, and the machine's definition says %q", r.Source, info.BackingFile, r.Base)
-	}
-	if info.BackingFile != "" && info.BackingFormat == "" {
-		return problem(DiskRefused, "`qemu-img rebase -u -b "+info.BackingFile+" -F FORMAT "+r.Source+"` writes it down, while the machine is stopped",
-			"%s stands on %s and doesn't say of what format that is", r.Source, info.BackingFile)
+	case err != nil:
+		return problem(Unreadable, "let trayd's user read it", "%w", err)
 	}
 	return nil
 }
@@ -229,7 +216,7 @@ func (j *job) copyFlat(ctx context.Context, tool disk.Tool, r CaptureRequest, op
 	}
 	var files []io.ReaderAt
 	size := int64(0) // that the guest sees
-	for i, path := range []string{r.Source, r.Base} {
+	for i, path := range []string{r.Source, r.Base.Path} {
 		if path == "" {
 			continue
 		}

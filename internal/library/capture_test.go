@@ -37,7 +37,7 @@ func (m machine) disk(name string) CaptureRequest {
 	case "raw":
 		r.SourceFormat = disk.Raw
 	case "linked":
-		r.Base = filepath.Join(m.dir, "qcow2")
+		r.Base = disk.Base{Path: filepath.Join(m.dir, "qcow2"), Format: disk.QCOW2}
 	}
 	return r
 }
@@ -199,7 +199,7 @@ func TestCaptureOfHostileGuest(t *testing.T) {
 	b[at] = 0 // an extension that nobody knows
 	require.NoError(t, os.WriteFile(overlay, b, 0o600))
 	q := m.disk("unsaid")
-	q.Name, q.Base = "unsaid", filepath.Join(m.dir, "raw")
+	q.Name, q.Base = "unsaid", disk.Base{Path: filepath.Join(m.dir, "raw")}
 	i = r.captured(q)
 	require.Equal(t, wire.ImageFailed, i.State)
 	require.Equal(t, DiskRefused, i.Failure.Code)
@@ -215,6 +215,17 @@ func TestCaptureOfHostileGuest(t *testing.T) {
 		require.Equal(t, DiskRefused, i.Failure.Code)
 		require.Contains(t, i.Failure.Cause, `and the machine's definition says ""`)
 	}
+
+	// One that stands on what it was given, and has its data in a file of the host.
+	q = m.disk("linked")
+	q.Name, q.Source = "elsewhere", filepath.Join(m.dir, "elsewhere")
+	tool(t, m.dir, "", "qemu-img", "create", "-q", "-f", "qcow2", "-b", q.Base.Path, "-F", "qcow2", "-o", "data_file="+filepath.Join(m.dir, "data"), "elsewhere")
+	tool(t, m.dir, "", "qemu-io", "-f", "qcow2", "-c", "write 0 64k", "elsewhere")
+	require.NoError(t, os.WriteFile(filepath.Join(m.dir, "data"), bytes.Repeat([]byte("the host's own"), 1<<13), 0o600))
+	i = r.captured(q)
+	require.Equal(t, wire.ImageFailed, i.State)
+	require.Equal(t, DiskRefused, i.Failure.Code)
+	require.Contains(t, i.Failure.Cause, "its data is in another file")
 }
 
 // slowTool is a qemu-img that converts until it is stopped, and writes down which process it is.

@@ -59,6 +59,18 @@ func BootOrder(d *Definition) []string {
 	return names
 }
 
+// Installed is a definition that boots its disks before all discs: whoever gave a drive a
+// boot_order of its own meant the installation. d stays as it is.
+func Installed(d *Definition) *Definition {
+	next := *d
+	next.Boot = wire.BootDisk
+	next.CDROMs = slices.Clone(d.CDROMs)
+	for i := range next.CDROMs {
+		next.CDROMs[i].BootOrder = 0
+	}
+	return &next
+}
+
 // BootDisc is the drive with the disc that is booted before all others; "" for none.
 func BootDisc(d *Definition) string {
 	for _, name := range BootOrder(d) {

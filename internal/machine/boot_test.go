@@ -79,3 +79,15 @@ func TestWhyNotBooted(t *testing.T) {
 	}
 	require.Contains(t, WhyNotBooted(&Definition{Name: "v"}, nil, nil)[0], "nothing to boot from")
 }
+
+// TestInstalled: what was installed is booted, also where the installer's disc was given the
+// first place by name.
+func TestInstalled(t *testing.T) {
+	d := complete(t, &Definition{Name: "m", Disks: []wire.Disk{{}, {BootOrder: 2}}, CDROMs: []wire.CDROM{{Medium: "installer", BootOrder: 1}, {Medium: "drivers"}}})
+	require.Equal(t, wire.BootCDROMOnce, d.Boot)
+	require.Equal(t, []string{"cd0", "disk1", "cd1", "disk0"}, BootOrder(d))
+	next := Installed(d)
+	require.Equal(t, []string{"disk1", "disk0", "cd0", "cd1"}, BootOrder(next))
+	require.NoError(t, Check(next))
+	require.Equal(t, 1, d.CDROMs[0].BootOrder, "the old one stays as it was")
+}

@@ -73,7 +73,11 @@ func devices(d *Definition, c wire.MachineChange) error {
 		if k.Image != "" {
 			return refuse(d, "disk", "make a machine from the image: `trayctl vm create NAME --image "+k.Image+"`", "a disk from an image can't be added to a machine")
 		}
+		if slices.Contains(c.RemoveDisks, k.Name) {
+			return refuse(d, "disk", "give it another name, or change the machine twice", "disk %s is being removed: a new one can't have its name yet", k.Name)
+		}
 		set(&k.Size, DefaultDisk)
+		set(&k.Name, unused("disk", d, c.RemoveDisks...)) // what is in those files goes, and isn't the new disk's
 		d.Disks = append(d.Disks, k)
 	}
 	for _, k := range c.AddCDROMs {

@@ -19,8 +19,9 @@ const (
 	// maxName in bytes is a user's name's 31 (systemd.exec(5), User=) without "vm-": each
 	// machine has a user of its own under systemd.
 	maxName = 28
-	// maxDevice is of a disk's or drive's name; QEMU takes longer ones.
-	maxDevice = 32
+	// maxDevice is of a disk's or drive's name: a block node's has 31 bytes (QEMU's
+	// block_int-common.h, node_name), and that of a linked disk's base is NAME-base.
+	maxDevice = 31 - len("-base")
 	minMemory = 16 << 20
 	maxMemory = 64 << 40
 	maxCPUs   = 288 // q35's, without an interrupt remapping IOMMU it is 255: QEMU says so
@@ -165,10 +166,10 @@ func set[T comparable](field *T, value T) {
 	}
 }
 
-// unused is the first of disk0, disk1, … that no device has.
-func unused(kind string, d *Definition) string {
+// unused is the first of disk0, disk1, … that no device has, and none of those taken.
+func unused(kind string, d *Definition, taken ...string) string {
 	for i := 0; ; i++ {
-		if name := fmt.Sprintf("%s%d", kind, i); !has(d, name) {
+		if name := fmt.Sprintf("%s%d", kind, i); !has(d, name) && !slices.Contains(taken, name) {
 			return name
 		}
 	}
@@ -272,6 +273,9 @@ func (k *checker) devices(d *Definition) {
 		if disk.Linked && (disk.Image == "" || disk.Base == "") {
 			k.refuse(key+".linked", "name the image", "a linked disk needs the image that it stands on")
 		}
+		if !disk.Linked && (disk.Base != "" || disk.BaseFormat != "") {
+			k.refuse(key+".base", "leave it out", "a disk that isn't linked stands on nothing")
+		}
 	}
 	seeds := 0
 	for i, c := range d.CDROMs {
@@ -328,6 +332,8 @@ func (k *checker) deviceName(key, name string) {
 	}
 	if ok && slices.Contains(reserved, name) {
 		k.refuse(key, "use another", "%q is a device that every machine has", name)
+	} else if ok && (strings.HasSuffix(name, "-base") || strings.HasSuffix(name, "-usb")) {
+		k.refuse(key, "use another", "%q may be what another device stands on", name)
 	} else if !ok {
 		k.refuse(key, fmt.Sprintf("use at most %d letters, digits, '-', '_' and '.', beginning with a letter", maxDevice), "%q can't be a device's name", name)
 	}
@@ -339,7 +345,7 @@ var reserved = []string{"usb", "tablet", "scsi", "ahci", "serial", "serial0", "v
 func (k *checker) network(key string, n wire.Network, d *Definition) {
 	k.word(key+".type", n.Type, wire.NetworkUser, wire.NetworkBridge, wire.NetworkTap)
 	k.word(key+".model", n.Model, "virtio", "e1000", "e1000e", "rtl8139")
-	if mac, err := net.ParseMAC(n.MAC); err != nil || len(mac) != 6 {
+	if mac, err := net.ParseMAC(n.MAC); err != nil || len(mac) != 6 || len(n.MAC) != len("52:54:00:00:00:00") { // QEMU knows no 5254.0000.0000
 		k.refuse(key+".mac", "leave it out, and one is made", "%q is not a MAC address", n.MAC)
 	} else if mac[0]&1 != 0 {
 		k.refuse(key+".mac", "leave it out, and one is made", "%q is a group's address", n.MAC)

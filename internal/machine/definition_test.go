@@ -80,6 +80,10 @@ func TestWhatNoMachineCanBe(t *testing.T) {
 		{"not within 1 and 1000", Definition{Disks: []wire.Disk{{BootOrder: -1}}}},
 		{"can't be a device's name", Definition{Disks: []wire.Disk{{Name: "a,b=c"}}}},
 		{"can't be a device's name", Definition{CDROMs: []wire.CDROM{{Name: "0cd"}}}},
+		{"can't be a device's name", Definition{Disks: []wire.Disk{{Name: strings.Repeat("a", 27)}}}},
+		{"another device stands on", Definition{Disks: []wire.Disk{{Name: "disk0-base"}}}},
+		{"stands on nothing", Definition{Disks: []wire.Disk{{Image: "image:local/golden", Base: "/etc/shadow"}}}},
+		{"not a MAC address", Definition{Networks: []wire.Network{{MAC: "5254.0012.3456"}}}},
 		{"every machine has", Definition{CDROMs: []wire.CDROM{{Name: "vars"}}}},
 		{"q35 has no IDE", Definition{Disks: disks(1, wire.BusIDE)}},
 		{"room for 4", Definition{Machine: wire.MachinePC, Disks: disks(5, wire.BusIDE)}},
@@ -161,8 +165,8 @@ func TestChange(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 4, next.CPUs)
 	require.Equal(t, wire.Size(4<<30), next.Memory)
-	require.Equal(t, []string{"disk1", "cd1", "cd0", "disk0"}, BootOrder(next))
-	require.Equal(t, []string{"disk1", "disk0"}, []string{next.Disks[0].Name, next.Disks[1].Name})
+	require.Equal(t, []string{"disk1", "cd1", "cd0", "disk2"}, BootOrder(next))
+	require.Equal(t, []string{"disk1", "disk2"}, []string{next.Disks[0].Name, next.Disks[1].Name}, "no new disk is taken for the one that goes")
 	require.Equal(t, wire.Size(3<<30), next.Disks[0].Size)
 	require.Equal(t, wire.Size(DefaultDisk), next.Disks[1].Size)
 	require.Len(t, d.Disks, 2, "the old one stays as it was")
@@ -176,6 +180,8 @@ func TestChange(t *testing.T) {
 		{"there is no CD drive x", wire.MachineChange{RemoveCDROMs: []string{"x"}}},
 		{"there is no disk x", wire.MachineChange{ResizeDisks: []wire.Disk{{Name: "x"}}}},
 		{"can't become", wire.MachineChange{ResizeDisks: []wire.Disk{{Name: "disk0", Size: 1 << 20}}}},
+		{"is being removed", wire.MachineChange{RemoveDisks: []string{"disk0"}, AddDisks: []wire.Disk{{Name: "disk0"}}}},
+		{"stands on nothing", wire.MachineChange{AddDisks: []wire.Disk{{Base: "/etc/shadow", BaseFormat: "raw"}}}},
 		{"can't be added to a machine", wire.MachineChange{AddDisks: []wire.Disk{{Image: "x"}}}},
 		{"can't be added later", wire.MachineChange{AddCDROMs: []wire.CDROM{{Seed: true}}}},
 		{"no disk or drive x", wire.MachineChange{BootOrder: []string{"x"}}},

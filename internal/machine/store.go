@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // The files of a machine's directory.
@@ -22,6 +24,10 @@ const (
 	// SerialLog is what the machine said on its serial console.
 	SerialLog = "serial.log"
 )
+
+// changingFile is in a machine's directory while its disks are changed: the names of the
+// files that the change makes or removes.
+const changingFile = ".changing"
 
 const (
 	making   = ".making-"   // begins the name of a machine's directory that isn't complete
@@ -71,6 +77,13 @@ func (s Store) Load(name string) (*Definition, error) {
 		return nil, fmt.Errorf("the definition of %s can't be read: %w", name, err)
 	}
 	return decode(name, text)
+}
+
+// Mentions reports whether the definition of a machine, which may be one that Load refuses,
+// has a text in it.
+func (s Store) Mentions(name, text string) bool {
+	b, err := os.ReadFile(s.Path(name, definitionFile))
+	return err == nil && strings.Contains(string(b), text)
 }
 
 // Has reports whether there is a machine of that name, right or wrong.
@@ -170,6 +183,9 @@ func writeDefinition(dir string, d *Definition) error {
 
 // Remove removes a machine with its disks. A death in the middle leaves what Tidy removes.
 func (s Store) Remove(name string, step func(string)) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
 	gone := filepath.Join(s.Dir, removing+name)
 	if err := os.RemoveAll(gone); err != nil {
 		return err
@@ -187,13 +203,62 @@ func (s Store) Remove(name string, step func(string)) error {
 	return os.RemoveAll(gone)
 }
 
-// Tidy removes what deaths in Create and Remove have left. It is called before either.
+// Changing notes the disks that a change of a machine's definition is going to make or to
+// remove. Settle follows, however the change ends.
+func (s Store) Changing(name string, disks []wire.Disk) error {
+	var files strings.Builder
+	for _, k := range disks {
+		fmt.Fprintln(&files, DiskFile(k))
+	}
+	err := writeDurably(s.Path(name, changingFile), []byte(files.String()))
+	if err == nil {
+		err = syncDir(s.Path(name))
+	}
+	if err != nil {
+		return fmt.Errorf("what is to be changed about %s can't be written down: %w", name, err)
+	}
+	return nil
+}
+
+// Settle removes the disks of a change that the definition doesn't have: the new ones of a
+// change that came to nothing, the old ones of one that was made. It removes no other file,
+// and none while the definition can't be read.
+func (s Store) Settle(name string) error {
+	b, err := os.ReadFile(s.Path(name, changingFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d, err := s.Load(name)
+	if err != nil {
+		return err
+	}
+	for file := range strings.Lines(string(b)) {
+		file, whole := strings.CutSuffix(file, "\n")
+		has := slices.ContainsFunc(d.Disks, func(k wire.Disk) bool { return DiskFile(k) == file })
+		if has || !whole || file != filepath.Base(file) {
+			continue
+		}
+		if err := os.Remove(s.Path(name, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.Remove(s.Path(name, changingFile))
+}
+
+// Tidy removes what deaths in Create and Remove, and before a Settle, have left. It is called
+// before all of them.
 func (s Store) Tidy() error {
 	all, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	for _, e := range all {
+		if CheckName(e.Name()) == nil {
+			err = errors.Join(err, s.Settle(e.Name()))
+		}
 		if slices.ContainsFunc([]string{making, removing}, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(s.Dir, e.Name())))
 		}

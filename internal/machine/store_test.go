@@ -79,6 +79,7 @@ func TestNoOutside(t *testing.T) {
 		require.False(t, s.Has(name))
 		_, err := s.Load(name)
 		require.Error(t, err)
+		require.Error(t, s.Remove(name, func(string) {}))
 	}
 }
 
@@ -117,4 +118,25 @@ func TestDisks(t *testing.T) {
 	require.ErrorContains(t, img.Grow(ctx, filepath.Join(dir, "none"), 1), "qemu-img resize")
 	_, err = disk.Written("/etc/passwd")
 	require.Error(t, err)
+}
+
+// TestSettle: what a change was about to make or to remove goes when the definition doesn't
+// have it, and no other file does.
+func TestSettle(t *testing.T) {
+	s := Store{t.TempDir()}
+	disk := func(name string) wire.Disk { return wire.Disk{Name: name, Size: 1 << 30} }
+	d := complete(t, &Definition{Name: "m", Disks: []wire.Disk{disk("kept"), disk("new")}})
+	require.NoError(t, s.Create(d, func(string) error { return nil }, func(string) {}))
+	for _, f := range []string{"kept.qcow2", "new.qcow2", "old.qcow2", "by-hand.qcow2"} {
+		require.NoError(t, os.WriteFile(s.Path("m", f), nil, 0o600))
+	}
+	require.NoError(t, s.Changing("m", complete(t, &Definition{Disks: []wire.Disk{disk("new"), disk("old")}}).Disks))
+	require.NoError(t, s.Tidy())
+	var left []string
+	list, err := os.ReadDir(s.Path("m"))
+	require.NoError(t, err)
+	for _, e := range list {
+		left = append(left, e.Name())
+	}
+	require.Equal(t, []string{"by-hand.qcow2", "kept.qcow2", "machine.toml", "new.qcow2"}, left)
 }

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/machine/launch"
+	"github.com/trayd/trayd/internal/wire"
+)
+
+// noneRuns is a Runner whose machines have all ended: what is left to be learnt from that
+// can't be stretched with a real one.
+type noneRuns struct{ Runner }
+
+func (noneRuns) State(context.Context, string) (launch.State, error) { return launch.State{}, nil }
+func (noneRuns) Tidy(context.Context, string) error                  { return nil }
+func (noneRuns) Name() string                                        { return launch.RunProcess }
+
+// installedRig has an agent, and a machine whose guest has written its disk.
+func installedRig(t *testing.T) *rig {
+	r := newRig(t)
+	r.opts.Machines = MachineOptions{
+		Store: machine.Store{Dir: filepath.Join(r.dir, "machines")}, RunDir: filepath.Join(r.dir, "m"),
+		QEMU: "qemu-system-x86_64", QemuImg: "qemu-img", Accel: "tcg", Runner: noneRuns{},
+	}
+	d := &machine.Definition{Name: "m", Disks: []wire.Disk{{Size: 1 << 20}}, CDROMs: []wire.CDROM{{Medium: r.disc("INSTALLER")}}}
+	require.NoError(t, machine.Complete(d, nil))
+	require.Equal(t, wire.BootCDROMOnce, d.Boot)
+	require.NoError(t, r.opts.Machines.Store.Create(d, func(dir string) error {
+		file := filepath.Join(dir, machine.DiskFile(d.Disks[0]))
+		for _, args := range [][]string{{"qemu-img", "create", "-q", "-f", "qcow2", file, "1M"}, {"qemu-io", "-f", "qcow2", "-c", "write 0 64k", file}} {
+			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+				t.Logf("%s", out)
+				return err
+			}
+		}
+		return nil
+	}, func(string) {}))
+	return r
+}
+
+func (r *rig) definition() *machine.Definition {
+	r.t.Helper()
+	d, err := r.opts.Machines.Store.Load("m")
+	require.NoError(r.t, err)
+	return d
+}
+
+// over is a process that has ended.
+func over(t *testing.T) Process {
+	t.Helper()
+	cmd := exec.Command("true")
+	require.NoError(t, cmd.Run())
+	return Process{PID: cmd.Process.Pid, Start: "elsewhere/1"}
+}
+
+// TestEndIsLearntFirst: what a guest has done at its end stands in its machine's definition
+// before that is read or changed again.
+func TestEndIsLearntFirst(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	m := r.agent.machines
+	for _, verb := range []struct {
+		name string
+		do   func() error
+	}{
+		{"set", func() error {
+			cpus := 2
+			_, err := r.agent.ChangeVM(t.Context(), "m", wire.MachineChange{CPUs: &cpus}, Caller{})
+			return err
+		}},
+		{"eject", func() error {
+			_, err := r.agent.Start(Request{VM: "m", Drive: "cd0", Verb: Eject})
+			return err
+		}},
+		{"insert", func() error {
+			_, err := r.agent.Start(Request{VM: "m", Drive: "cd0", Verb: Insert, Medium: r.disc("OTHER")})
+			return err
+		}},
+	} {
+		d := r.definition()
+		d.Boot = wire.BootCDROMOnce
+		require.NoError(t, r.opts.Machines.Store.Save(d))
+		require.NoError(t, r.journal.Put(runPrefix+"m", run{over(t), time.Now()}))
+		require.NoError(t, verb.do(), verb.name)
+		require.Equal(t, wire.BootDisk, r.definition().Boot, verb.name)
+	}
+	require.NoError(t, m.seeEnd(t.Context(), "m"), "there is nothing to wait for")
+}
+
+// TestEndOfAnEarlierRun: an end is of the run that it is of.
+func TestEndOfAnEarlierRun(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	now := lookUp(os.Getpid(), r.agent.boot)
+	require.NoError(t, r.agent.machines.noteRun("m", now))
+	r.agent.machines.ended("m", over(t), endUnseen)
+	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
+	var still run
+	ok, err := r.journal.Get(runPrefix+"m", &still)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, now, still.Process)
+	require.NoError(t, r.journal.Delete(runPrefix+"m"))
+}
+
+// TestKilledAfterNobodyLooked: who kills a machine that may have been installed while trayd was
+// dead doesn't have the installer begin again. One that trayd has looked at all the time does.
+func TestKilledAfterNobodyLooked(t *testing.T) {
+	for _, missed := range []bool{true, false} {
+		r := installedRig(t)
+		r.start()
+		m := r.agent.machines
+		p := over(t)
+		require.NoError(t, m.noteRun("m", p))
+		m.known("m", func(i *installing) { i.written, i.killed, i.missed = true, true, missed })
+		m.ended("m", p, endSeen)
+		want := map[bool]string{true: wire.BootDisk, false: wire.BootCDROMOnce}[missed]
+		require.Equal(t, want, r.definition().Boot)
+	}
+}
+
+// TestNotValidated: a stopped machine can't be given what only root may put into one that runs.
+func TestNotValidated(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	for _, privileged := range []bool{false, true} {
+		_, err := r.agent.Start(Request{VM: "m", Drive: "cd0", Verb: Replace, Medium: "/etc/passwd", NoValidate: true, By: Caller{Privileged: privileged}})
+		require.Equal(t, BadRequest, CodeOf(err))
+	}
+	require.Contains(t, r.definition().CDROMs[0].Medium, "INSTALLER")
+}
+
+// TestBaseIsTheImages: who asks for a machine doesn't say what its disks stand on.
+func TestBaseIsTheImages(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	_, _, err := r.agent.CreateVM(t.Context(), wire.MachineRequest{Definition: machine.Definition{
+		Name: "n", Disks: []wire.Disk{{Size: 1 << 20, Base: "/etc/shadow", BaseFormat: "raw"}},
+	}}, Caller{})
+	require.NoError(t, err)
+	d, err := r.opts.Machines.Store.Load("n")
+	require.NoError(t, err)
+	require.Empty(t, d.Disks[0].Base+d.Disks[0].BaseFormat)
+}
+
+// TestNameIsFree: a machine that was removed holds its name no longer, nor does one of others
+// that has ended.
+func TestNameIsFree(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	v := r.agent.vm("m") // as its supervisor leaves it
+	v.mu.Lock()
+	v.ended = true
+	v.mu.Unlock()
+	require.NoError(t, r.agent.RemoveVM(t.Context(), "m", false, Caller{}))
+	_, err := r.agent.StartVM(t.Context(), "m", Caller{})
+	require.Equal(t, NoSuchVM, CodeOf(err), "%v", err)
+	r.noEvent(EventVMFailed)
+	_, _, err = r.agent.CreateVM(t.Context(), wire.MachineRequest{Definition: machine.Definition{Name: "m"}}, Caller{})
+	require.NoError(t, err)
+}
+
+// TestNotedTooLate: the end of a machine that was seen before it was noted that it runs holds
+// nobody up.
+func TestNotedTooLate(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	p := over(t)
+	require.NoError(t, r.agent.machines.noteRun("m", p))
+	r.agent.machines.neverRan("m", Process{PID: p.PID})
+	ok, err := r.journal.Get(runPrefix+"m", &run{})
+	require.NoError(t, err)
+	require.True(t, ok, "another one's")
+	r.agent.machines.neverRan("m", p)
+	require.NoError(t, r.agent.machines.seeEnd(t.Context(), "m"))
+	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
+}
