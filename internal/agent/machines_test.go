@@ -21,6 +21,7 @@ type noneRuns struct{ Runner }
 
 func (noneRuns) State(context.Context, string) (launch.State, error) { return launch.State{}, nil }
 func (noneRuns) Tidy(context.Context, string) error                  { return nil }
+func (noneRuns) Kill(context.Context, string) error                  { return nil }
 func (noneRuns) Name() string                                        { return launch.RunProcess }
 
 // installedRig has an agent, and a machine whose guest has written its disk.
