@@ -19,7 +19,9 @@ func unitRig(t *testing.T, discs ...string) *volumeRig {
 	t.Setenv("TMPDIR", "/srv") // a unit's /tmp is its own
 	r := newVolumeRig(t, discs...)
 	require.NoError(t, os.Chmod(r.dir, 0o755))
-	r.units, r.extra = true, r.lvPool()
+	const images = "/var/lib/trayd/images" // a volume group takes no disk images
+	r.units, r.extra = true, r.lvPool()+"[[pool]]\nname = \"images\"\ntype = \"dir\"\npath = \""+images+"\"\n"
+	require.NoError(t, os.MkdirAll(images, 0o755))
 	require.NoError(t, os.MkdirAll("/etc/trayd", 0o755))
 	// A guest without an operating system ignores the power button.
 	const dropIn = "/run/systemd/system/trayd-vm@.service.d/fast.conf"
@@ -32,6 +34,7 @@ func unitRig(t *testing.T, discs ...string) *volumeRig {
 		require.NoError(t, os.Remove(dropIn))
 		require.NoError(t, os.Remove("/etc/trayd/trayd.toml"))
 		require.NoError(t, os.RemoveAll("/var/lib/trayd/machines"))
+		require.NoError(t, os.RemoveAll(images))
 		require.NoError(t, os.RemoveAll("/var/lib/trayd/state.journal"))
 		tool(t, "systemctl", "daemon-reload")
 		if t.Failed() {
@@ -88,7 +91,7 @@ func TestUnitRunsMachines(t *testing.T) {
 	require.Contains(t, []string{"inactive", "failed"}, unitState(t, "web-1"))
 	require.Eventually(t, func() bool { return len(r.groupActive()) == 0 }, soon, poll)
 
-	r.must("image", "capture", "web-1", "--name", "golden")
+	r.must("image", "capture", "web-1", "--name", "golden", "--pool", "images")
 	tool(t, "mv", "/var/lib/trayd/tools", tools)
 	require.NotContains(t, strings.ReplaceAll(tool(t, "cat", tools), "CapEff:\t0000000000000000", ""), "CapEff")
 	r.must("image", "rm", "golden")
