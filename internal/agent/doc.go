@@ -27,6 +27,11 @@
 //	volumes.go    the volumes that discs are on: whose they are, turned on and off;
 //	              volumes_status.go what others may see of them
 //	images.go     the library's images, and which drives use them
+//	machines.go   machines of trayd's own: machine_make.go, machine_change.go, machine_start.go
+//	              (machine_discs.go: what is in when it begins), machine_stop.go,
+//	              machine_boot.go (what is booted next), machine_end.go, machine_begin.go
+//	              (trayd's own start), machine_images.go, machine_status.go
+//	machine_console.go, screen.go  consoles and screens
 //	leftover.go   nodes that QEMU can't delete yet
 //	errors.go     errors for the person at the keyboard, with a code for programs
 //
