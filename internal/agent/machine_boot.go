@@ -168,6 +168,7 @@ func (m *machines) event(s *session, e qmp.Event) {
 	_ = json.Unmarshal(e.Data, &data) // an event without them has neither
 	switch e.Name {
 	case "BLOCK_WRITE_THRESHOLD":
+		m.known(s.vm.name, func(i *installing) { i.written = true }) // at once: a reset may follow
 		m.a.start(func() { m.wroteDisk(s.vm) })
 	case "RESET":
 		if data.Guest {
@@ -201,9 +202,6 @@ func (m *machines) writtenByNow(s *session) bool {
 func (m *machines) wroteDisk(v *vm) {
 	d, err := m.store().Load(v.name)
 	if err != nil || d.Boot != wire.BootCDROMOnce {
-		return
-	}
-	if was := m.known(v.name, func(*installing) {}); was.written {
 		return
 	}
 	m.known(v.name, func(i *installing) { i.written = true })

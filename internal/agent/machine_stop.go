@@ -69,7 +69,7 @@ func (m *machines) stop(ctx context.Context, name string, wait *time.Duration, f
 		if why == "" {
 			why = "it has been asked to power off, and hasn't"
 		}
-		return res, &Error{Code: GuestRunsOn, VM: name, Detail: fmt.Sprintf("VM %s still runs after %s: %s", name, limit.Round(time.Second), why),
+		return res, &Error{Code: GuestRunsOn, VM: name, Detail: fmt.Sprintf("VM %s still runs after %s: %s", name, res.Took.Round(100*time.Millisecond), why),
 			Next: fmt.Sprintf("look at its screen (`trayctl vm screenshot %s`), wait longer (--wait), or end it: `trayctl vm kill %s`", name, name)}
 	}
 	res.Forced = true

@@ -72,6 +72,9 @@ ldconfig -r "$root"
 depmod -b "$root" "$release"
 mkdir -p "$root"/proc "$root"/sys "$root"/dev "$root"/run "$root"/tmp "$root"/mnt "$root"/var/tmp
 chmod 1777 "$root/tmp" "$root/var/tmp"
+for kind in auth account password session; do # by libpam-runtime's script; runuser wants them
+	echo "$kind required pam_unix.so" >"$root/etc/pam.d/common-$kind"
+done
 rm -rf "$root/var/run"
 ln -s /run "$root/var/run" # by base-files' script; polkitd looks for D-Bus there
 echo edge >"$root/etc/hostname"
