@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "be-unit" {
 		beUnit(os.Args[2])
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, othersLeaks...)
 }
 
 // beUnit is `trayd launch` in a unit, for any command: that of command.json.
