@@ -75,6 +75,7 @@ type OperationStatus struct {
 	// Error and Code are set when the operation failed or its outcome is unknown.
 	Error string `json:"error,omitempty"`
 	Code  Code   `json:"code,omitempty"`
+	Next  string `json:"next,omitempty"` // what to do about it
 }
 
 // Finding is one place where the records, QEMU and the kernel don't agree.

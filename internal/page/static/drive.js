@@ -121,7 +121,7 @@ function ended(d) {
 const told = { insert: "The disc is in.", change: "The disc was changed.", eject: "The disc is out." };
 
 // start begins a change. It resolves when that has ended well or waits for the guest, and
-// throws the problem if it can't be done. How it ends is shown on the drive in any case.
+// throws the problem if it can't be done. What came out after that is shown on the drive.
 export async function start(d, verb, body) {
   outcome(driveKey(d), null);
   let o;
@@ -131,11 +131,12 @@ export async function start(d, verb, body) {
     refreshVM(d.vm);
   }
   await new Promise((resolve, reject) => {
-    followed(d, o, resolve).then((end) => {
+    let waits = false;
+    followed(o, () => { waits = true; resolve(); }).then((end) => {
       const problem = end && problemOf(end);
-      if (end) finished(d, end, problem);
-      if (problem) reject(problem);
-      else resolve();
+      if (problem && !waits) reject(problem);
+      else if (end) finished(d, end, problem);
+      resolve();
     });
   });
 }
@@ -154,19 +155,13 @@ function refused(d, problem) {
 
 function problemOf(o) {
   if (o.result === "done" && !o.error) return null;
-  return { detail: o.error || o.reason || "it ended: " + o.result, next: o.next || nexts[o.code] || "" };
+  return { detail: o.error || o.reason || "it ended: " + o.result, next: o.next || "" };
 }
-
-// nexts are for what an operation doesn't say itself.
-const nexts = {
-  "drive-locked": "Unmount the disc in the guest, or try again and take it by force.",
-  cancelled: "The old disc is still in; nothing else is to be done.",
-};
 
 // followed resolves to the operation when it has ended, by its events, and by asking now and
 // then. While the agent is away it goes on; one that was restarted doesn't know the operation
 // any more (null), and says on the drive what came out.
-function followed(d, o, onwait) {
+function followed(o, onwait) {
   return new Promise((resolve) => {
     let asking = false;
     const stop = (end) => {
@@ -205,7 +200,7 @@ async function act(d, verb) {
 // eject asks how long to wait only when the guest holds the door.
 function eject(d) {
   if (!d.locked) {
-    start(d, "eject", {}).catch((problem) => { if (problem.status !== undefined) refused(d, problem); });
+    start(d, "eject", {}).catch((problem) => refused(d, problem));
     return;
   }
   let options = {}, problem = null, busy = false;

@@ -1,0 +1,257 @@
+//go:build integration
+
+package integration_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/internal/page"
+)
+
+// pageLimit is how long a page may take to what it has to show, where nothing says less.
+const pageLimit = 15 * time.Second
+
+// tab is a page in a real browser. What it asks for and what it complains of is noted, and
+// judged when the test ends.
+type tab struct {
+	*rig
+	ctx    context.Context
+	origin string
+
+	mu         sync.Mutex // guards below
+	requests   []string
+	complaints []string
+	received   map[string]int64 // bytes that came for a URL's path, with their headers
+	paths      map[network.RequestID]string
+}
+
+// servePage serves the page and the API on a port of loopback.
+func servePage(r *rig) string {
+	to := &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host = "http", "trayd"
+			p.Out.Host = p.In.Host
+		},
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", r.socket())
+		}},
+		FlushInterval: -1,
+		ErrorLog:      stdlog.New(io.Discard, "", 0), // agents are killed here
+		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", to)
+	mux.Handle("/", page.Handler())
+	s := httptest.NewServer(mux)
+	r.t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s.URL
+}
+
+// openPage opens the page of a host's trayd at a hash, such as "#/vm/m1", in a browser of
+// its own.
+func openPage(r *rig, hash string) *tab {
+	t := r.t
+	t.Helper()
+	p := &tab{rig: r, origin: servePage(r), received: make(map[string]int64), paths: make(map[network.RequestID]string)}
+	options := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath("chromium"), chromedp.UserDataDir(filepath.Join(r.dir, "chromium")), chromedp.WindowSize(1280, 900),
+		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Headless, chromedp.Flag("headless", "new"),
+	}
+	for _, flag := range []string{"disable-quic", "disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage"} {
+		options = append(options, chromedp.Flag(flag, true))
+	}
+	ctx, end := chromedp.NewExecAllocator(context.Background(), options...)
+	t.Cleanup(end)
+	ctx, closed := chromedp.NewContext(ctx, chromedp.WithListener(p.note))
+	p.ctx = ctx
+	t.Cleanup(func() {
+		if t.Failed() {
+			p.save("failed-" + strings.ReplaceAll(t.Name(), "/", "-"))
+			p.mu.Lock()
+			t.Logf("the page's complaints: %q", p.complaints)
+			p.mu.Unlock()
+		}
+		_ = chromedp.Cancel(ctx) // waits for the browser's end
+		closed()
+	})
+	require.NoError(t, chromedp.Do(ctx), "Chromium must be installed (Debian: chromium)") // the browser lives as long as this context
+	_, err := chromedp.Call(ctx, network.Enable, network.EnableParams{})
+	require.NoError(t, err)
+	p.do(chromedp.Navigate(p.origin + "/" + hash))
+	return p
+}
+
+// note takes notice of what the browser tells.
+func (p *tab) note(event any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e := event.(type) {
+	case *network.EventRequestWillBeSent:
+		p.requests = append(p.requests, e.Request.URL)
+		if u, err := url.Parse(e.Request.URL); err == nil {
+			p.paths[e.RequestID] = u.Path
+		}
+	case *network.EventWebSocketCreated:
+		p.requests = append(p.requests, strings.Replace(e.URL, "ws://", "http://", 1))
+	case *network.EventLoadingFinished:
+		p.received[p.paths[e.RequestID]] += int64(e.EncodedDataLength)
+	case *log.EventEntryAdded:
+		// The browser notes every answer that isn't 2xx; what the page makes of it is its own.
+		if e.Entry.Source == log.EntrySourceNetwork {
+			return
+		}
+		p.complaints = append(p.complaints, fmt.Sprintf("%s %s: %s", e.Entry.Source, e.Entry.Level, e.Entry.Text))
+	case *runtime.EventExceptionThrown:
+		text := e.ExceptionDetails.Text
+		if o := e.ExceptionDetails.Exception; o != nil {
+			text += " " + o.Description
+		}
+		p.complaints = append(p.complaints, "exception: "+text)
+	case *runtime.EventConsoleAPICalled:
+		if e.Type != "error" && e.Type != "warning" {
+			return
+		}
+		said := ""
+		for _, a := range e.Args {
+			said += " " + string(a.Value) + a.Description
+		}
+		p.complaints = append(p.complaints, "console:"+said)
+	}
+}
+
+// quiet demands that the page asked nobody else, and that the browser had nothing to complain
+// of: no exception, and nothing that the Content-Security-Policy refused.
+func (p *tab) quiet() {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	require.Empty(p.t, p.complaints)
+	require.NotEmpty(p.t, p.requests)
+	for _, r := range p.requests {
+		require.True(p.t, strings.HasPrefix(r, p.origin+"/") || strings.HasPrefix(r, "blob:"+p.origin+"/") || strings.HasPrefix(r, "data:"), "a request to %s", r)
+	}
+}
+
+func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	defer cancel()
+	require.NoError(p.t, chromedp.Do(ctx, steps...))
+}
+
+// eval evaluates an expression of the page.
+func eval[T any](p *tab, expression string) T {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	defer cancel()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	require.NoError(p.t, err, "%s", expression)
+	return v
+}
+
+// quoted is a Go string in a script.
+func quoted(s string) string {
+	b, _ := json.Marshal(s) // a string can't fail
+	return string(b)
+}
+
+// until waits for an expression to be true, and says how long that took.
+func (p *tab) until(expression string, limit time.Duration) time.Duration {
+	p.t.Helper()
+	began := time.Now()
+	for {
+		if eval[bool](p, "Boolean("+expression+")") {
+			return time.Since(began)
+		}
+		if time.Since(began) > limit {
+			text := eval[string](p, "document.body.innerText")
+			require.FailNow(p.t, "the page doesn't come to it", "%s\nafter %s; it shows:\n%s", expression, limit, text)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// shows waits until an element, by its CSS selector, has all of the texts.
+func (p *tab) shows(selector string, texts ...string) time.Duration {
+	p.t.Helper()
+	return p.showsWithin(pageLimit, selector, texts...)
+}
+
+func (p *tab) showsWithin(limit time.Duration, selector string, texts ...string) time.Duration {
+	p.t.Helper()
+	b, err := json.Marshal(texts)
+	require.NoError(p.t, err)
+	return p.until(fmt.Sprintf("[...document.querySelectorAll(%s)].some((e) => %s.every((x) => e.innerText.replaceAll('\u00a0', ' ').includes(x)))", quoted(selector), b), limit)
+}
+
+// button is the XPath of a button by its text or its name.
+func button(name string) string {
+	return fmt.Sprintf("//button[not(@disabled) and (normalize-space()=%[1]s or @aria-label=%[1]s)]", quoted(name))
+}
+
+// press clicks a button that is there, or comes.
+func (p *tab) press(name string) {
+	p.t.Helper()
+	p.do(chromedp.Click(button(name)))
+}
+
+// save keeps a picture of the page in .cache/page, to be looked at.
+func (p *tab) save(name string) {
+	dir := filepath.Join("..", ".cache", "page")
+	require.NoError(p.t, os.MkdirAll(dir, 0o755))
+	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	defer cancel()
+	picture, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		p.t.Logf("no picture of the page: %v", err)
+		return
+	}
+	require.NoError(p.t, os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644))
+}
+
+// saveAll keeps pictures of a view in both themes and on a phone.
+func (p *tab) saveAll(name string) {
+	p.t.Helper()
+	for _, look := range []struct {
+		name, theme string
+		width       int64
+	}{{"light", "light", 1280}, {"dark", "dark", 1280}, {"phone", "light", 360}} {
+		_, err := chromedp.Call(p.ctx, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: look.width, Height: 800, DeviceScaleFactor: 1, Mobile: look.width < 500})
+		require.NoError(p.t, err)
+		_, err = chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: look.theme}}})
+		require.NoError(p.t, err)
+		p.do(chromedp.Sleep(200 * time.Millisecond)) // colours fade
+		p.save(name + "-" + look.name)
+		if look.width < 500 {
+			wide := eval[float64](p, "Math.max(document.documentElement.scrollWidth, document.querySelector('dialog')?.scrollWidth || 0)")
+			require.LessOrEqual(p.t, wide, float64(look.width), "%s: it scrolls sideways on a phone", name)
+		}
+	}
+	_, err := chromedp.Call(p.ctx, emulation.ClearDeviceMetricsOverride, cdp.Empty{})
+	require.NoError(p.t, err)
+}
