@@ -31,6 +31,9 @@ func (a *Agent) RegisterImage(r library.Request, by Caller) (library.Image, erro
 		register = a.images.Announce
 	}
 	i, err := register(r)
+	if err == nil && len(r.URLs) > 0 {
+		a.imageJob("add", "", i, by)
+	}
 	a.auditImage("register image", cmp.Or(i.Pool, r.Pool), r.Name, by, err)
 	return i, forImage(err)
 }
@@ -45,7 +48,12 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bo
 	if announced && !known {
 		return library.Image{}, newError(ImageCutOff, "add it again", "what image %s is to be compared with is not known any more: trayd was started anew, or somebody else adds an image of that name", name)
 	}
-	i, err := a.images.Upload(ctx, r, content, size)
+	about := library.Image{Pool: cmp.Or(r.Pool, pool), Name: name, State: wire.ImageDownloading}
+	var i library.Image
+	err := a.duringImage(ctx, "add", about, by, func(ctx context.Context) (err error) {
+		i, err = a.images.Upload(ctx, r, content, size)
+		return forImage(err)
+	})
 	a.auditImage("add image", cmp.Or(i.Pool, pool), name, by, err)
 	if err != nil {
 		return i, forImage(err)
@@ -76,14 +84,22 @@ func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Cal
 	case "cancel":
 		i, err = a.images.Cancel(pool, name)
 	case "retry":
-		i, err = a.images.Retry(pool, name)
+		if i, err = a.images.Retry(pool, name); err == nil {
+			a.imageJob("add", "", i, by)
+		}
 	case "pin", "unpin":
 		i, err = a.images.Pin(pool, name, verb == "pin")
 	case "verify":
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(a.ctx, cancel)()
-		i, err = a.images.Verify(ctx, pool, name)
+		if i, err = a.images.Image(pool, name); err != nil {
+			break
+		}
+		err = a.duringImage(ctx, "verify", i, by, func(ctx context.Context) (err error) {
+			i, err = a.images.Verify(ctx, i.Pool, name)
+			return forImage(err)
+		})
 	default:
 		err = newError(BadRequest, "use cancel, retry, pin, unpin or verify", "nothing is done to an image by %q", verb)
 	}
@@ -221,6 +237,7 @@ func (a *Agent) resumeImages() {
 		ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
 		err := a.images.Resume(ctx)
 		cancel()
+		a.resumedJobs()
 		if err == nil || a.ctx.Err() != nil {
 			return
 		}

@@ -69,6 +69,7 @@ func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureReques
 		return i, err
 	}
 	begun.Store(&i)
+	a.imageJob("capture", name, i, by)
 	a.startUnlessStopping(func() {
 		defer done()
 		_, _ = a.images.Wait(a.ctx, i.Pool, i.Name) // how it ends is told by an event

@@ -32,7 +32,15 @@ type Started = wire.MachineStarted
 // their volumes activated, before QEMU is started, and are in before the guest's first
 // instruction; where one can't be had that isn't optional, nothing is started. A machine
 // that runs already is a success that changes nothing.
-func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (Started, error) {
+func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (began Started, err error) {
+	err = a.during(ctx, "start", name, by, func(ctx context.Context) (err error) {
+		began, err = a.startVM(ctx, name, by)
+		return err
+	})
+	return began, err
+}
+
+func (a *Agent) startVM(ctx context.Context, name string, by Caller) (Started, error) {
 	done, err := a.machines.turn(name, "started")
 	if err != nil {
 		return Started{}, err

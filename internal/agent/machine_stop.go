@@ -22,7 +22,15 @@ const (
 // StopVM asks a machine's guest to power off (ACPI), and waits until it has; wait is the
 // configured time when nil. A guest that runs on is ended when force is set, and is
 // the error GuestRunsOn else. A machine that doesn't run is a success that changes nothing.
-func (a *Agent) StopVM(ctx context.Context, name string, wait *time.Duration, force bool, by Caller) (wire.StopResult, error) {
+func (a *Agent) StopVM(ctx context.Context, name string, wait *time.Duration, force bool, by Caller) (res wire.StopResult, err error) {
+	err = a.during(ctx, "stop", name, by, func(ctx context.Context) (err error) {
+		res, err = a.stopVM(ctx, name, wait, force, by)
+		return err
+	})
+	return res, err
+}
+
+func (a *Agent) stopVM(ctx context.Context, name string, wait *time.Duration, force bool, by Caller) (wire.StopResult, error) {
 	done, err := a.machines.turn(name, "stopped")
 	if err != nil {
 		return wire.StopResult{}, err

@@ -15,20 +15,18 @@ const (
 	// keepAlive is between comments on a silent stream, so that a client notices
 	// a dead one.
 	keepAlive = 20 * time.Second
-	// slowReader is how long one write to a client may take.
-	slowReader = 10 * time.Second
 )
 
 // events streams what happens as server-sent events. Last-Event-ID, or ?after=ID,
 // begins with what came after that event, as far as it is still kept.
-func (s *server) events(w http.ResponseWriter, r *http.Request) {
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	after, err := afterID(r)
 	if err != nil {
 		writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
 			Detail: "an event's id is a number: " + err.Error(), Next: "leave it out to begin with what comes next"})
 		return
 	}
-	sub := s.agent.Subscribe(after)
+	sub := s.Agent.Subscribe(after)
 	defer sub.Close()
 	out := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
