@@ -19,12 +19,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/internal/page"
@@ -209,15 +211,15 @@ func (p *tab) showsWithin(limit time.Duration, selector string, texts ...string)
 	return p.until(fmt.Sprintf("[...document.querySelectorAll(%s)].some((e) => %s.every((x) => e.innerText.replaceAll('\u00a0', ' ').includes(x)))", quoted(selector), b), limit)
 }
 
-// button is the XPath of a button by its text or its name.
-func button(name string) string {
-	return fmt.Sprintf("//button[not(@disabled) and (normalize-space()=%[1]s or @aria-label=%[1]s)]", quoted(name))
-}
-
-// press clicks a button that is there, or comes.
+// press clicks a button, by its text or its name, when it is there and can be used; one of
+// the dialog that is open, if any.
 func (p *tab) press(name string) {
 	p.t.Helper()
-	p.do(chromedp.Click(button(name)))
+	within := ""
+	if eval[bool](p, "Boolean(document.querySelector('dialog'))") {
+		within = "//dialog"
+	}
+	p.do(chromedp.Click(fmt.Sprintf("%s//button[not(@disabled) and (normalize-space()=%[2]s or @aria-label=%[2]s)]", within, quoted(name))))
 }
 
 // save keeps a picture of the page in .cache/page, to be looked at.
@@ -254,4 +256,51 @@ func (p *tab) saveAll(name string) {
 	}
 	_, err := chromedp.Call(p.ctx, emulation.ClearDeviceMetricsOverride, cdp.Empty{})
 	require.NoError(p.t, err)
+}
+
+// js runs a script for what it does.
+func (p *tab) js(script string) {
+	p.t.Helper()
+	eval[bool](p, "("+script+", true)")
+}
+
+// tabTo presses the tabulator until the focus is where it should be.
+func (p *tab) tabTo(there string) {
+	p.t.Helper()
+	for range 60 {
+		if eval[bool](p, there) {
+			return
+		}
+		p.do(chromedp.KeyEvent(kb.Tab))
+	}
+	require.FailNow(p.t, "the tabulator doesn't lead there", there)
+}
+
+// named demands that everything that can be used has a name for those who don't see it, that
+// there is one heading of the first level, and that no id is there twice.
+func (p *tab) named(where string) {
+	p.t.Helper()
+	tree, err := chromedp.Call(p.ctx, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{})
+	require.NoError(p.t, err)
+	text := func(v *accessibility.Value) string {
+		var s string
+		if v != nil {
+			_ = json.Unmarshal(v.Value, &s) // what is no text is no name
+		}
+		return strings.TrimSpace(s)
+	}
+	found := 0
+	for _, n := range tree.Nodes {
+		switch role := text(n.Role); role {
+		case "button", "link", "textbox", "searchbox", "combobox", "radio", "checkbox", "option", "dialog", "image", "table", "progressbar", "group", "DisclosureTriangle":
+			if n.Ignored || role == "group" && text(n.Name) == "" {
+				continue
+			}
+			found++
+			require.NotEmpty(p.t, text(n.Name), "%s: a %s without a name", where, role)
+		}
+	}
+	require.Greater(p.t, found, 4, where)
+	require.Equal(p.t, 1, eval[int](p, "document.querySelectorAll('h1').length"), where)
+	require.Equal(p.t, "", eval[string](p, "[...document.querySelectorAll('[id]')].map((e) => e.id).filter((id, i, all) => all.indexOf(id) !== i).join()"), where)
 }

@@ -3,6 +3,7 @@
 package integration_test
 
 import (
+	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -97,4 +98,90 @@ func TestPageShowsTheTruth(t *testing.T) {
 	p.showsWithin(time.Second, ".drive", "No disc")
 	p.quiet()
 	r.clean(vm, "vm1/cd0")
+}
+
+// TestPageLockedTray: who asks for a disc that a guest holds sees how long it is waited for,
+// and may end that in both ways.
+func TestPageLockedTray(t *testing.T) {
+	r := newRig(t)
+	a, b := r.disc("AAA"), r.disc("BBB")
+	vm, _ := r.running("vm1", qemutest.IDE.With("")...)
+	guest := vm.Guest(t)
+	r.start("")
+	r.ready()
+	r.must("insert", "vm1", a)
+	require.Equal(t, "AAA", guest.Volume())
+	guest.Lock()
+	p := openPage(r, "#/vm/vm1")
+	p.shows(".drive", "AAA", "locked by the guest")
+	p.until(live, pageLimit)
+
+	for _, end := range []string{"Cancel", "Force"} {
+		p.press("Change the disc of vm1 cd0")
+		p.do(chromedp.SendKeys(chromedp.CSS("dialog input[placeholder='/srv/iso/debian.iso']"), b),
+			chromedp.SetValue(chromedp.CSS("dialog select[name=wait]"), "1m"))
+		p.press("Change")
+		p.until("!document.querySelector('dialog')", pageLimit)
+		p.shows(".drive", "waiting for the guest", "The guest holds the drive's door", "gives up in 5")
+		at := eval[string](p, "document.querySelector('.countdown span').textContent")
+		p.until("document.querySelector('.countdown span').textContent !== "+quoted(at), 2*time.Second)
+		require.Equal(t, "AAA", r.driveStatus("vm1/cd0").Medium.VolumeID, "nothing has moved")
+		if end == "Cancel" {
+			p.saveAll("waiting")
+		}
+		p.press(end)
+		if end == "Cancel" {
+			p.shows(".drive", "AAA", "Cancelled: the old disc is still in.")
+			require.Equal(t, "AAA", guest.Volume())
+		}
+	}
+	p.shows(".drive", "BBB", "The disc was changed.")
+	require.Equal(t, "BBB", guest.Volume())
+
+	t.Log("an eject that gives up says why, and what to do")
+	guest.Lock()
+	p.shows(".drive", "locked by the guest")
+	p.press("Eject the disc of vm1 cd0")
+	p.do(chromedp.SetValue(chromedp.CSS("dialog select[name=wait]"), "10s"))
+	p.press("Eject")
+	p.shows(".drive [role=alert]", "the guest", "Next:", "force")
+	require.Equal(t, "BBB", guest.Volume())
+	guest.Unlock()
+	p.quiet()
+	r.clean(vm, "vm1/cd0")
+}
+
+// TestPageHostileNames: what others have named is text. A guest or the maker of a disc can
+// choose a label, who makes a machine its name, and who has a file its.
+func TestPageHostileNames(t *testing.T) {
+	r := newRig(t)
+	const attack = `<img src=x onerror=owned()>`
+	disc := r.disc("evil")
+	label := r.labelled(`<IMG SRC=X ONERROR=OWNED()>`, map[string]string{"a": "b"})
+	named := filepath.Join(r.discs(), attack+".iso")
+	require.NoError(t, os.Rename(disc, named))
+	// A name that QEMU's command line can't have, but a file.
+	odd := qemutest.Start(t, r.dir, "odd", qemutest.SATA.With("")...)
+	require.NoError(t, os.Rename(odd.Socket, filepath.Join(r.dir, "run", attack+".qmp")))
+	r.vm("vm1", qemutest.SATA.With("")...)
+	r.start("")
+	r.ready()
+	p := openPage(r, "")
+	p.shows(".machine", attack)
+	r.must("insert", "vm1", label)
+	r.must("insert", attack+"/cd0", named)
+	r.must("image", "add", "evil", label)
+	p.shows(".machine", "<IMG SRC=X ONERROR=OWNED()>")
+	for _, hash := range []string{"#/vm/" + url.PathEscape(attack), "#/vm/" + url.PathEscape(attack) + "/console", "#/vm/" + url.PathEscape(attack) + "/about", "#/operations", "#/events", "#/" + attack, "#/vm/%zz"} {
+		p.do(chromedp.Navigate(p.origin + "/" + hash))
+		p.shows("h1")
+		p.until("!document.querySelector('main img:not([alt])') && !document.querySelector('img[src=x], img[src=X]')", pageLimit)
+	}
+	p.do(chromedp.Navigate(p.origin + "/#/images"))
+	p.shows("table", "<IMG SRC=X ONERROR=OWNED()>")
+	p.do(chromedp.Navigate(p.origin + "/#/vm/vm1"))
+	p.press("Change the disc of vm1 cd0")
+	p.shows("dialog", "label <IMG SRC=X ONERROR=OWNED()>")
+	p.until("!document.querySelector('img[src=x], img[src=X]')", pageLimit)
+	p.quiet()
 }

@@ -31,7 +31,7 @@ export function choose(d, start, back) {
     draw();
     try {
       await start(d, verb, { medium, ...patience(new FormData(e.target)) });
-      close();
+      close(true);
     } catch (problem) {
       form.busy = false;
       form.problem = problem;

@@ -142,7 +142,7 @@ export async function start(d, verb, body) {
 }
 
 function finished(d, o, problem) {
-  const text = o.result === "done" ? (o.reason || told[o.verb] || "Done.") : "";
+  const text = o.result === "cancelled" ? "Cancelled: the old disc is still in." : o.reason || told[o.verb] || "Done.";
   say(d.vm + " " + d.name + ": " + (problem ? problem.detail + " " + problem.next : text));
   refreshVM(d.vm);
   outcome(driveKey(d), { problem, text, operation: o.id, since: Date.parse(o.since) });
@@ -154,7 +154,7 @@ function refused(d, problem) {
 }
 
 function problemOf(o) {
-  if (o.result === "done" && !o.error) return null;
+  if ((o.result === "done" && !o.error) || o.result === "cancelled") return null;
   return { detail: o.error || o.reason || "it ended: " + o.result, next: o.next || "" };
 }
 
@@ -212,7 +212,7 @@ function eject(d) {
       draw();
       try {
         await start(d, "eject", options);
-        close();
+        close(true);
       } catch (p) {
         problem = p;
         busy = false;

@@ -61,7 +61,7 @@ function banner() {
 function signInView() {
   return h("form", { class: "card signin", onsubmit: signIn },
     h("h1", null, "Sign in"),
-    h("p", { class: "quiet" }, "The agent wants a token: ", h("code", null, "trayctl token create"), " makes one on its host."),
+    h("p", null, "The agent wants a token. ", h("code", null, "trayctl ui"), " on its host opens this page without one, and ", h("code", null, "trayctl token create"), " makes one."),
     field("Token", h("input", { type: "password", name: "token", required: true, autocomplete: "current-password", mount: (e) => { e.focus(); } })),
     state.signIn.tried ? trouble(state.signIn.problem) : null,
     h("div", { class: "actions" }, h("button", { class: "button primary", type: "submit" }, "Sign in")));

@@ -58,16 +58,21 @@ export function table(caption, columns, rows) {
         : h("td", { role: "cell", "data-label": columns[i] }, cell)))))));
 }
 
-// dialog opens a modal one. build(close) describes what is in it, and is asked again whenever
-// something changes. The focus goes back to where it was; if that is gone or can't have it,
-// to the element with the id `back`.
+// dialog opens a modal one. build({close, draw}) describes what is in it, and is asked again
+// whenever something changes. The focus goes back to where it was; after close(true), which
+// says that something was done, and where that can't be, to the element with the id `back`:
+// the button that opened it may be another one soon.
 export function dialog(title, build, { back = "", wide = false, onclose } = {}) {
   const opener = document.activeElement;
   const box = document.createElement("dialog");
   const id = "dialog-" + Math.random().toString(36).slice(2);
   box.setAttribute("aria-labelledby", id);
   box.className = wide ? "wide" : "";
-  const close = () => box.close();
+  let done = false;
+  const close = (well) => {
+    done = well === true;
+    box.close();
+  };
   const draw = () => patch(box,
     h("header", null, h("h2", { id }, typeof title === "function" ? title() : title),
       h("button", { type: "button", class: "button quiet", "aria-label": "Close", onclick: close }, "✕")),
@@ -77,7 +82,8 @@ export function dialog(title, build, { back = "", wide = false, onclose } = {}) 
     stop();
     forget(box);
     box.remove();
-    const to = opener && opener.isConnected && !opener.disabled && opener !== document.body ? opener : document.getElementById(back);
+    const usable = opener && opener.isConnected && !opener.disabled && opener !== document.body;
+    const to = usable && !done ? opener : document.getElementById(back);
     if (to) to.focus();
     if (onclose) onclose();
   });
@@ -104,7 +110,7 @@ export function confirm({ title, text, label, act, back }) {
         draw();
         try {
           await act();
-          close();
+          close(true);
         } catch (e) {
           busy = false;
           problem = e;
