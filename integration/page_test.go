@@ -107,6 +107,7 @@ func TestPageLockedTray(t *testing.T) {
 	a, b := r.disc("AAA"), r.disc("BBB")
 	vm, _ := r.running("vm1", qemutest.IDE.With("")...)
 	guest := vm.Guest(t)
+	r.extra = "wait = \"2s\""
 	r.start("")
 	r.ready()
 	r.must("insert", "vm1", a)
@@ -142,7 +143,6 @@ func TestPageLockedTray(t *testing.T) {
 	guest.Lock()
 	p.shows(".drive", "locked by the guest")
 	p.press("Eject the disc of vm1 cd0")
-	p.do(chromedp.SetValue(chromedp.CSS("dialog select[name=wait]"), "10s"))
 	p.press("Eject")
 	p.shows(".drive [role=alert]", "the guest", "Next:", "force")
 	require.Equal(t, "BBB", guest.Volume())

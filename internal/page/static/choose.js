@@ -38,7 +38,7 @@ export function choose(d, start, back) {
       draw();
     }
   };
-  dialog((d.medium ? "Change the disc of " : "Insert a disc into ") + d.vm + " " + d.name, ({ close, draw }) => h("div", { class: "body" },
+  dialog((d.medium ? "Change the disc of " : "Insert a disc into ") + d.vm + " " + d.name, ({ close, draw }) => [h("div", { class: "body" },
     h("form", { id: "choose", onsubmit: submit(close, draw) },
       field("Search", h("input", { type: "search", "data-first": true, autocomplete: "off", placeholder: "name, label, system", oninput: (e) => { form.search = e.target.value; draw(); } })),
       list(form, draw),
@@ -46,12 +46,12 @@ export function choose(d, start, back) {
         type: "text", autocomplete: "off", spellcheck: "false", placeholder: "/srv/iso/debian.iso", value: form.path,
         oninput: (e) => { form.path = e.target.value; draw(); },
       }), "A file on the host, or a volume such as lvm:vg0/debian."),
-      patienceFields()),
-    h("details", { class: "add" }, h("summary", null, "Add an image that isn't in the list"), add(draw)),
-    trouble(form.problem),
-    h("div", { class: "actions sticky" },
-      button("Cancel", close),
-      h("button", { class: "button primary", type: "submit", form: "choose", disabled: form.busy }, form.busy ? "Working…" : d.medium ? "Change" : "Insert"))),
+      h("details", { open: d.locked }, h("summary", null, "When the guest holds the drive's door"), patienceFields())),
+    h("details", null, h("summary", null, "Add an image that isn't in the list"), add(draw))),
+  form.problem ? h("div", { class: "last-word" }, trouble(form.problem)) : null,
+  h("div", { class: "actions foot" },
+    button("Cancel", close),
+    h("button", { class: "button primary", type: "submit", form: "choose", disabled: form.busy }, form.busy ? "Working…" : d.medium ? "Change" : "Insert"))],
   { back, wide: true });
 }
 

@@ -231,7 +231,7 @@ export function patienceFields() {
   const option = (value, text, checked) => h("label", { class: "choice" },
     h("input", { type: "radio", name: "patience", value, checked }), h("span", null, text));
   return h("fieldset", null,
-    h("legend", null, "When the guest holds the door"),
+    h("legend", { class: "unseen" }, "When the guest holds the door"),
     option("wait", "Wait for it; if it doesn't let go, leave the old disc in", true),
     option("then", "Wait for it, then take the disc"),
     option("force", "Take the disc at once"),

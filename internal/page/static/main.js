@@ -75,6 +75,7 @@ async function signIn(e) {
     live.again();
   } catch (problem) {
     state.signIn = { problem, tried: true };
+    e.target.reset();
   }
   changed();
 }
