@@ -52,6 +52,15 @@ func TestPageImages(t *testing.T) {
 	p.shows("dialog [role=alert]", "vm1/cd0", "Next:")
 	p.press("Cancel")
 
+	t.Log("a file is dropped, and its name is what the library takes")
+	p.press("Add an image…")
+	p.js("(() => { const d = new DataTransfer(); d.items.add(new File(['no disc at all'], 'My Broken <i>Disc</i>.ISO')); " +
+		"for (const type of ['dragover', 'drop']) document.querySelector('.drop').dispatchEvent(new DragEvent(type, {bubbles: true, cancelable: true, dataTransfer: d})); })()")
+	p.shows("dialog .drop", "My Broken <i>Disc</i>.ISO, 14 B")
+	p.press("Upload")
+	p.shows("dialog [role=alert]", "Next:")
+	p.press("Close")
+
 	t.Log("a download that fails: the cause and the remedy")
 	p.press("Add an image…")
 	p.press("From a URL")
@@ -136,13 +145,19 @@ func TestPageByKeyboard(t *testing.T) {
 	p.do(chromedp.KeyEvent(kb.Escape))
 	p.until("!document.querySelector('dialog') && document.activeElement.textContent === 'Change…'", pageLimit)
 
-	t.Log("what didn't change isn't drawn anew")
-	p.js("document.activeElement.mine = true")
+	t.Log("what didn't change isn't drawn anew: focus, an open dialog and what was typed stay")
+	p.press("Change the disc of vm1 cd0")
+	p.do(chromedp.SendKeys(chromedp.CSS("dialog input[type=search]"), "alp"))
+	p.js("document.querySelector('dialog .pick input').mine = document.querySelector('.drive h3').mine = document.activeElement.mine = true")
 	r.must("eject", "vm1")
-	p.shows(".drive", "No disc")
 	r.must("insert", "vm1", "image:alpha")
+	r.must("image", "add", "alpaca", r.disc("alpaca"))
 	p.shows(".drive", "alpha", "loaded")
+	p.shows("dialog .pick", "alpaca")
 	time.Sleep(6 * time.Second) // a poll
+	require.True(t, eval[bool](p, "document.activeElement.mine && document.activeElement.value === 'alp'"))
+	require.True(t, eval[bool](p, "[...document.querySelectorAll('dialog .pick input')].some((e) => e.mine) && document.querySelector('.drive h3').mine"))
+	p.do(chromedp.KeyEvent(kb.Escape))
 	for i, hash := range []string{"#/", "#/images", "#/operations", "#/events", "#/vm/vm1/about"} {
 		p.do(chromedp.Navigate(p.origin + "/" + hash))
 		p.shows("h1")

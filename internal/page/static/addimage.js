@@ -1,7 +1,7 @@
 // How an image gets into the library from here: as an upload, or from a URL.
 import { h } from "./dom.js";
 import { imagePath, post, upload } from "./api.js";
-import { refreshImages, state, whyNot } from "./store.js";
+import { refreshImages, roleNote, state, whyNot } from "./store.js";
 import { bar, button, field, note, say, trouble } from "./ui.js";
 import { progressText, size } from "./format.js";
 
@@ -19,7 +19,7 @@ export function addImage(ready) {
     arrived(at, ready, draw);
     const why = whyNot();
     return h("div", { class: "addimage" },
-      why ? note("info", h("p", null, why)) : null,
+      roleNote() ? note("info", h("p", null, roleNote())) : null,
       h("div", { class: "tabs", role: "group", "aria-label": "Where the image comes from" },
         [["upload", "Upload a file"], ["url", "From a URL"]].map(([how, text]) => button(text, () => { at.how = how; at.problem = null; draw(); }, { kind: "small", "aria-pressed": String(at.how === how) }))),
       at.how === "upload" ? uploadForm(at, ready, draw, why) : urlForm(at, draw, why),

@@ -1,7 +1,7 @@
 // The library.
 import { h } from "./dom.js";
 import { del, imagePath, post } from "./api.js";
-import { outcome, refreshImages, state, whyNot } from "./store.js";
+import { outcome, refreshImages, roleNote, state, whyNot } from "./store.js";
 import { bar, button, confirm, dialog, note, pill, say, table, trouble } from "./ui.js";
 import { boots, progressText, size, time } from "./format.js";
 import { addImage, failure } from "./addimage.js";
@@ -13,7 +13,7 @@ export function imagesView() {
   const why = whyNot();
   return [
     h("div", { class: "heading" }, h("h1", null, "Images"), button("Add an image…", add, { kind: "primary", why, id: "add-image" })),
-    why ? note("info", h("p", null, why)) : null,
+    roleNote() ? note("info", h("p", null, roleNote())) : null,
     state.images === null ? h("p", { class: "quiet" }, "Loading…") : null,
     state.images && !state.images.length ? h("p", { class: "quiet" }, "The library has no images yet.") : null,
     state.images && state.images.length ? table("Images of the library", ["Image", "State", "What it is", "Used by", "Actions"],

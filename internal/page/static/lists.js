@@ -15,7 +15,7 @@ export function operationsView() {
     all.length ? table("Operations, newest first", ["Operation", "On", "State", "Since", "Asked for by"], all.map((o) => ({ key: o.id, cells: [
       h("span", null, h("strong", null, o.verb), o.medium ? " " + o.medium : ""),
       o.vm ? h("a", { href: "#/vm/" + encodeURIComponent(o.vm) }, o.vm + (o.drive ? " " + o.drive : "")) : o.image || "",
-      progress(o), time(o.since), o.by || "",
+      progress(o), h("span", { class: "time" }, time(o.since)), o.by || "",
     ] }))) : h("p", { class: "quiet" }, state.operations === null && state.connection !== "live" ? "Loading…" : "Nothing is under way."),
   ];
 }
@@ -48,8 +48,8 @@ export function eventsView() {
   return [
     h("div", { class: "heading" }, h("h1", null, "Events"), h("span", { class: "quiet" }, "newest first, the last 200")),
     state.events.length ? table("Events, newest first", ["Time", "Event", "On", "What"], state.events.map((e) => ({ key: e.key, cells: [
-      time(e.time), pill(tone(e.type), String(e.type).replaceAll("-", " ")),
+      h("span", { class: "time" }, time(e.time)), pill(tone(e.type), String(e.type).replaceAll("-", " ")),
       e.vm ? h("a", { href: "#/vm/" + encodeURIComponent(e.vm) }, e.vm + (e.drive ? " " + e.drive : "")) : "", e.detail || "",
-    ] }))) : h("p", { class: "quiet" }, "Nothing has happened yet."),
+    ] })), "brief") : h("p", { class: "quiet" }, "Nothing has happened yet."),
   ];
 }

@@ -86,6 +86,8 @@ async function stream() {
   try {
     heard();
     const version = await get("/v1/version", { signal });
+    state.version ||= version.version;
+    state.upgraded = version.version !== state.version;
     if (version.pid !== pid) {
       pid = version.pid;
       last = 1; // nearly all that it still has: 0 would be what comes next only

@@ -1,7 +1,7 @@
 // One machine: its CD drives, its screen, what can be done to it and what is known of it.
 import { h } from "./dom.js";
 import { post, vmPath } from "./api.js";
-import { outcome, refreshVM, state, whyNot } from "./store.js";
+import { outcome, refreshVM, roleNote, state, whyNot } from "./store.js";
 import { button, confirm, facts, note, say, trouble } from "./ui.js";
 import { driveCard } from "./drive.js";
 import { consoleView } from "./console.js";
@@ -30,11 +30,10 @@ export function machineView(name, section) {
 const crumbs = (name) => h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Machines"), " / " + name);
 
 function volumes(vm) {
-  const why = whyNot();
   const drives = vm.drives || [];
   return [
     h("h2", { class: "unseen" }, "Volumes"),
-    why ? note("info", h("p", null, why)) : null,
+    roleNote() ? note("info", h("p", null, roleNote())) : null,
     drives.length ? h("div", { class: "grid" }, drives.map(driveCard)) : h("p", { class: "quiet" }, vm.answered || vm.own ? "This machine has no CD drive." : "Its drives aren't known: QEMU doesn't answer."),
   ];
 }

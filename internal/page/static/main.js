@@ -54,7 +54,8 @@ function header(at) {
 }
 
 function banner() {
-  if (state.signIn || state.connection !== "lost") return null;
+  if (state.signIn) return null;
+  if (state.connection !== "lost") return state.upgraded ? h("p", { class: "upgraded" }, "The agent was upgraded; this page is the old one's. ", button("Reload the page", () => location.reload(), { kind: "small" })) : null;
   return h("p", null, h("strong", null, "Connection lost, trying again."), state.asOf ? " What is shown is as of " + time(state.asOf) + "." : "");
 }
 

@@ -14,6 +14,8 @@ export const state = {
   images: null,
   operations: null, // null: not known yet; false: this agent doesn't list them
   events: [], // newest first
+  version: "", // of the agent that this page came from
+  upgraded: false, // another one runs now
   trouble: null, // why the machines can't be listed though the agent answers
   outcomes: new Map(), // by "vm/drive" or "vm": what a request from this page came to
 };
@@ -161,7 +163,7 @@ export async function refreshSession() {
 
 export const onTheirWay = () => (state.images || []).some((i) => ["allocated", "downloading", "verifying", "removing"].includes(i.state));
 
-// mayChange is "" when this page may change things now, or why it may not.
+// whyNot is "" when this page may change things now, or why it may not.
 export function whyNot(role = "change") {
   if (state.connection === "lost") return "The connection to the agent is lost.";
   const roles = ["view", "change", "admin"];
@@ -169,6 +171,9 @@ export function whyNot(role = "change") {
   if (mine >= roles.indexOf(role)) return "";
   return "You may look, not change: your role is “" + state.session.role + "”. An administrator can give you a token with the role “" + role + "”.";
 }
+
+// roleNote is whyNot where only the role is to blame: the banner says the rest.
+export const roleNote = () => (state.connection === "lost" ? "" : whyNot());
 
 // outcome keeps what a request came to, for the place where the person looks.
 export function outcome(where, o) {

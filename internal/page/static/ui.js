@@ -47,9 +47,9 @@ export function facts(...rows) {
 
 // table has a heading for each column; on a phone each row is a card, and each cell says
 // what it is.
-export function table(caption, columns, rows) {
+export function table(caption, columns, rows, kind = "") {
   // A phone lays it out as blocks, which would take the roles away.
-  return h("table", { class: "cards", role: "table" },
+  return h("table", { class: ("cards " + kind).trim(), role: "table" },
     h("caption", { class: "unseen" }, caption),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns.map((c) => h("th", { scope: "col", role: "columnheader" }, c)))),
     h("tbody", { role: "rowgroup" }, rows.map(({ key, cells }) => h("tr", { key, role: "row" },
