@@ -82,7 +82,7 @@ func TestPeer(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			cmd := exec.Command(program)
-			cmd.Env = []string{dialEnv + "=" + filepath.Join(dir, "s")}
+			cmd.Env = []string{dialEnv + "=" + filepath.Join(dir, "s"), "GORACE=atexit_sleep_ms=0"}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &row.cred}
 			require.NoError(t, cmd.Start())
 			c, err := l.AcceptUnix()
