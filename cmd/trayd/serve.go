@@ -40,6 +40,7 @@ type daemon struct {
 	agent    *agent.Agent
 	runner   launch.Runner // of machines
 	tokens   *access.Tokens
+	names    []string // of this host, for those who come over TLS
 }
 
 // serve runs the agent until a signal ends it.
@@ -124,11 +125,16 @@ func (d *daemon) run(l net.Listener) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
+	secure, err := d.secureConfig()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	ready := make(chan struct{})
 	server := api.New(ctx, api.Options{
 		Agent: d.agent, Version: version, Log: d.log, Tokens: d.tokens,
-		Groups: access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup},
-		Hold:   func(next http.Handler) http.Handler { return hold(ready, next) },
+		Groups:  access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup},
+		Clients: d.config.API.Clients, Names: d.names,
+		Hold: func(next http.Handler) http.Handler { return hold(ready, next) },
 	})
 	failed := make(chan error, 2) // a part that ends before it should
 	var parts sync.WaitGroup
@@ -138,6 +144,9 @@ func (d *daemon) run(l net.Listener) error {
 		}
 	})
 	parts.Go(func() { _ = server.ServeTunnels() }) // it ends with the server
+	for _, at := range d.config.API.Listen {
+		parts.Go(func() { d.serveSecure(ctx, server, at, secure) })
+	}
 	parts.Go(func() {
 		if err := d.agent.Run(ctx, func() { close(ready) }); err != nil {
 			failed <- fmt.Errorf("the agent can't work: %w", err)
@@ -147,7 +156,7 @@ func (d *daemon) run(l net.Listener) error {
 	parts.Go(func() { d.report(ctx, ready) })
 	d.log.Info("trayd runs", "version", version, "socket", l.Addr().String(), "state", d.config.StateFile())
 
-	err := d.untilEnd(end, hangUp, ready, failed)
+	err = d.untilEnd(end, hangUp, ready, failed)
 	signal.Stop(end) // a second signal ends it at once
 	d.tell(d.notifier.Stopping("stopping"))
 	cancel()
