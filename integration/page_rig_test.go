@@ -3,6 +3,7 @@
 package integration_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
@@ -28,8 +30,6 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
-
-	"github.com/trayd/trayd/internal/page"
 )
 
 // pageLimit is how long a page may take to what it has to show, where nothing says less.
@@ -49,8 +49,8 @@ type tab struct {
 	paths      map[network.RequestID]string
 }
 
-// servePage serves the page and the API on a port of loopback. play answers in the agent's
-// place where it returns true; nil never does.
+// servePage serves the page and the API on a port of loopback, without sessions. play answers
+// in the agent's place where it returns true; nil never does.
 func servePage(r *rig, play func(http.ResponseWriter, *http.Request) bool) string {
 	to := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -64,14 +64,11 @@ func servePage(r *rig, play func(http.ResponseWriter, *http.Request) bool) strin
 		ErrorLog:      stdlog.New(io.Discard, "", 0), // agents are killed here
 		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/v1/", func(w http.ResponseWriter, q *http.Request) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if play == nil || !play(w, q) {
 			to.ServeHTTP(w, q)
 		}
-	})
-	mux.Handle("/", page.Handler())
-	s := httptest.NewServer(mux)
+	}))
 	r.t.Cleanup(func() {
 		s.CloseClientConnections()
 		s.Close()
@@ -79,15 +76,37 @@ func servePage(r *rig, play func(http.ResponseWriter, *http.Request) bool) strin
 	return s.URL
 }
 
-// openPage opens the page of a host's trayd at a hash, such as "#/vm/m1", in a browser of
-// its own.
-func openPage(r *rig, hash string) *tab { return openPageWith(r, hash, nil) }
+// openPage opens the page of a host's trayd at a hash, such as "#/vm/m1", in a browser of its
+// own, as `trayctl ui` does.
+func openPage(r *rig, hash string) *tab {
+	r.t.Helper()
+	cmd := r.command("ui", "--print")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(r.t, err)
+	cmd.Stderr = io.Discard // the browser's end breaks connections off
+	require.NoError(r.t, cmd.Start())
+	r.t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = cmd.Wait()
+	})
+	address, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(r.t, err)
+	return browse(r, strings.TrimSpace(address)+hash)
+}
 
-// openPageWith is openPage with answers that are played.
-func openPageWith(r *rig, hash string, play func(http.ResponseWriter, *http.Request) bool) *tab {
+// openPageAt opens what servePage serves.
+func openPageAt(r *rig, hash string, play func(http.ResponseWriter, *http.Request) bool) *tab {
+	r.t.Helper()
+	return browse(r, servePage(r, play)+"/"+hash)
+}
+
+// browse opens an address in a browser of its own.
+func browse(r *rig, address string) *tab {
 	t := r.t
 	t.Helper()
-	p := &tab{rig: r, origin: servePage(r, play), received: make(map[string]int64), paths: make(map[network.RequestID]string)}
+	at, err := url.Parse(address)
+	require.NoError(t, err)
+	p := &tab{rig: r, origin: at.Scheme + "://" + at.Host, received: make(map[string]int64), paths: make(map[network.RequestID]string)}
 	options := []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath("chromium"), chromedp.UserDataDir(filepath.Join(r.dir, "chromium")), chromedp.WindowSize(1280, 900),
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Headless, chromedp.Flag("headless", "new"),
@@ -110,9 +129,9 @@ func openPageWith(r *rig, hash string, play func(http.ResponseWriter, *http.Requ
 		closed()
 	})
 	require.NoError(t, chromedp.Do(ctx), "Chromium must be installed (Debian: chromium)") // the browser lives as long as this context
-	_, err := chromedp.Call(ctx, network.Enable, network.EnableParams{})
+	_, err = chromedp.Call(ctx, network.Enable, network.EnableParams{})
 	require.NoError(t, err)
-	p.do(chromedp.Navigate(p.origin + "/" + hash))
+	p.do(chromedp.Navigate(address))
 	return p
 }
 

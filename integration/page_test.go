@@ -74,7 +74,7 @@ func TestPageShowsTheTruth(t *testing.T) {
 	guest := vm.Guest(t)
 	r.start("")
 	r.ready()
-	p := openPage(r, "#/vm/vm1")
+	p := openPageAt(r, "#/vm/vm1", nil) // outlives trayd
 	p.shows(".drive", "No disc")
 	p.until(live, pageLimit)
 

@@ -54,7 +54,7 @@ func TestPageConsole(t *testing.T) {
 	r.ready()
 	r.boot("m1", "bios", "64M", "--iso", grub(r))
 	r.must("vm", "create", "off", "--memory", "64M", "--network", "none")
-	p := openPage(r, "#/vm/off/console")
+	p := openPageAt(r, "#/vm/off/console", nil) // outlives trayd
 	p.shows(".console [role=alert]", "off", "Next:", "start")
 	p.do(chromedp.Navigate(p.origin + "/#/vm/theirs/console"))
 	p.shows(".note", "trayd doesn't run theirs")
@@ -209,7 +209,7 @@ func TestPageRoles(t *testing.T) {
 	r.start("")
 	r.ready()
 	signedIn := false
-	p := openPageWith(r, "#/vm/vm1", func(w http.ResponseWriter, q *http.Request) bool {
+	p := openPageAt(r, "#/vm/vm1", func(w http.ResponseWriter, q *http.Request) bool {
 		problem := func(status int, code, detail, next string) {
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(status)

@@ -21,6 +21,7 @@ import (
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/config"
 	"github.com/trayd/trayd/internal/machine/launch"
+	"github.com/trayd/trayd/internal/page"
 	"github.com/trayd/trayd/state"
 	"github.com/trayd/trayd/systemd"
 )
@@ -133,7 +134,7 @@ func (d *daemon) run(l net.Listener) error {
 	server := api.New(ctx, api.Options{
 		Agent: d.agent, Version: version, Log: d.log, Tokens: d.tokens,
 		Groups:  access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup},
-		Clients: d.config.API.Clients, Names: d.names,
+		Clients: d.config.API.Clients, Names: d.names, Page: page.Handler(),
 		Hold: func(next http.Handler) http.Handler { return hold(ready, next) },
 	})
 	failed := make(chan error, 2) // a part that ends before it should
