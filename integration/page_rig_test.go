@@ -15,6 +15,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -80,7 +81,14 @@ func servePage(r *rig, play func(http.ResponseWriter, *http.Request) bool) strin
 // own, as `trayctl ui` does.
 func openPage(r *rig, hash string) *tab {
 	r.t.Helper()
+	return openPageAs(r, hash, nil)
+}
+
+// openPageAs is openPage by another user; nil is this one.
+func openPageAs(r *rig, hash string, user *syscall.Credential) *tab {
+	r.t.Helper()
 	cmd := r.command("ui", "--print")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(r.t, err)
 	cmd.Stderr = io.Discard // the browser's end breaks connections off
@@ -91,28 +99,37 @@ func openPage(r *rig, hash string) *tab {
 	})
 	address, err := bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(r.t, err)
-	return browse(r, strings.TrimSpace(address)+hash)
+	return browse(r, strings.TrimSpace(address)+hash, user)
 }
 
 // openPageAt opens what servePage serves.
 func openPageAt(r *rig, hash string, play func(http.ResponseWriter, *http.Request) bool) *tab {
 	r.t.Helper()
-	return browse(r, servePage(r, play)+"/"+hash)
+	return browse(r, servePage(r, play)+"/"+hash, nil)
 }
 
-// browse opens an address in a browser of its own.
-func browse(r *rig, address string) *tab {
+// browse opens an address in a browser of its own, as a user: trayctl lets in only its own
+// user's.
+func browse(r *rig, address string, user *syscall.Credential) *tab {
 	t := r.t
 	t.Helper()
 	at, err := url.Parse(address)
 	require.NoError(t, err)
 	p := &tab{rig: r, origin: at.Scheme + "://" + at.Host, received: make(map[string]int64), paths: make(map[network.RequestID]string)}
+	profile := filepath.Join(r.dir, "chromium")
+	require.NoError(t, os.Mkdir(profile, 0o700))
 	options := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath("chromium"), chromedp.UserDataDir(filepath.Join(r.dir, "chromium")), chromedp.WindowSize(1280, 900),
+		chromedp.ExecPath("chromium"), chromedp.UserDataDir(profile), chromedp.Env("HOME=" + profile), chromedp.WindowSize(1280, 900),
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Headless, chromedp.Flag("headless", "new"),
 	}
 	for _, flag := range []string{"disable-quic", "disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage"} {
 		options = append(options, chromedp.Flag(flag, true))
+	}
+	if user != nil {
+		require.NoError(t, os.Chown(profile, int(user.Uid), int(user.Gid)))
+		options = append(options, chromedp.ModifyCmdFunc(func(cmd *exec.Cmd) {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user} // it ends when its pipe does
+		}))
 	}
 	ctx, end := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(end)
@@ -244,8 +261,8 @@ func (p *tab) showsWithin(limit time.Duration, selector string, texts ...string)
 func (p *tab) press(name string) {
 	p.t.Helper()
 	within := ""
-	if eval[bool](p, "Boolean(document.querySelector('dialog'))") {
-		within = "//dialog"
+	if eval[bool](p, "Boolean(document.querySelector('dialog[open]'))") {
+		within = "//dialog[@open]"
 	}
 	p.do(chromedp.Click(fmt.Sprintf("%s//button[not(@disabled) and (normalize-space()=%[2]s or @aria-label=%[2]s)]", within, quoted(name))))
 }

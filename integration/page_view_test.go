@@ -9,7 +9,10 @@ import (
 	"image/png"
 	"io"
 	"net/http"
+	"os"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -201,35 +204,60 @@ func readable(p *tab, theme string) {
 	require.Empty(p.t, faint, theme)
 }
 
-// TestPageRoles: who may only look sees why nothing can be pressed, and who isn't known is
-// asked for a token. The agent's answers about the session are played here.
+// TestPageRoles: who may only look sees why nothing can be pressed, and who has signed out
+// is asked for a token.
 func TestPageRoles(t *testing.T) {
+	const games = 60 // Debian's group of that name (base-passwd)
+	r := newRig(t)
+	r.api = `view_group = "games"`
+	r.vm("vm1", qemutest.SATA.With("")...)
+	r.start("")
+	r.ready()
+	require.NoError(t, os.Chmod(bin, 0o755)) // another user runs trayctl
+	p := openPageAs(r, "#/vm/vm1", &syscall.Credential{Uid: 65534, Gid: games})
+	p.shows(".drive", "cd0", "No disc")
+	p.shows("#top", "(view)")
+	p.shows(".note", "You may look, not change")
+	p.until("[...document.querySelectorAll('.drive button')].every((b) => b.disabled && b.title.includes('your role'))", pageLimit)
+	r.must("insert", "vm1", r.disc("AAA"))
+	p.showsWithin(time.Second, ".drive", "AAA")
+	p.do(chromedp.Navigate(p.origin + "/#/images"))
+	p.shows(".note", "You may look, not change")
+	p.press("Sign out")
+	p.shows("h1", "Sign in")
+	p.do(chromedp.SendKeys(chromedp.CSS("input[name=token]"), "guessed"), chromedp.KeyEvent(kb.Enter))
+	p.shows("form [role=alert]", "Next:", "trayctl ui")
+	p.saveAll("sign-in")
+	p.quiet()
+}
+
+// TestPageSignsIn: a token is asked for, refused with what to do, and taken. The agent's
+// answers about the session are played.
+func TestPageSignsIn(t *testing.T) {
 	r := newRig(t)
 	r.vm("vm1", qemutest.SATA.With("")...)
 	r.start("")
 	r.ready()
-	signedIn := false
+	var signedIn atomic.Bool
 	p := openPageAt(r, "#/vm/vm1", func(w http.ResponseWriter, q *http.Request) bool {
-		problem := func(status int, code, detail, next string) {
-			w.Header().Set("Content-Type", "application/problem+json")
-			w.WriteHeader(status)
-			fmt.Fprintf(w, `{"type":"urn:trayd:problem:%s","code":%q,"title":"x","status":%d,"detail":%q,"next":%q}`, code, code, status, detail, next)
-		}
-		body, _ := io.ReadAll(http.MaxBytesReader(w, q.Body, 1<<10))
-		switch {
-		case q.URL.Path == "/v1/session" && q.Method == http.MethodPost && strings.Contains(string(body), `"right"`):
-			signedIn = true
-		case q.URL.Path == "/v1/session" && q.Method == http.MethodDelete:
-			signedIn = false
-			w.WriteHeader(http.StatusNoContent)
-			return true
-		case q.URL.Path == "/v1/session" && q.Method == http.MethodPost || !signedIn:
-			problem(http.StatusUnauthorized, "unauthenticated", "no such token", "ask an administrator for one")
-			return true
-		case q.URL.Path != "/v1/session":
+		if !strings.HasPrefix(q.URL.Path, "/v1/") {
 			return false
 		}
-		fmt.Fprint(w, `{"name":"token eve","role":"view","host":"edge7","version":"1"}`)
+		body, _ := io.ReadAll(http.MaxBytesReader(w, q.Body, 1<<10)) // a body that breaks off is none
+		session := q.URL.Path == "/v1/session"
+		if session && q.Method == http.MethodPost && strings.Contains(string(body), `"right"`) {
+			signedIn.Store(true)
+		}
+		switch {
+		case !signedIn.Load():
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprint(w, `{"code":"unauthenticated","status":401,"detail":"no such token","next":"ask an administrator for one"}`)
+		case session:
+			fmt.Fprint(w, `{"name":"token eve","role":"change","host":"edge7","version":"1"}`)
+		default:
+			return false
+		}
 		return true
 	})
 	p.shows("h1", "Sign in")
@@ -237,11 +265,7 @@ func TestPageRoles(t *testing.T) {
 	p.shows("form [role=alert]", "no such token", "Next:", "ask an administrator")
 	p.do(chromedp.SendKeys(chromedp.CSS("input[name=token]"), "right"), chromedp.KeyEvent(kb.Enter))
 	p.shows(".drive", "cd0", "No disc")
-	p.shows("#top", "edge7", "token eve (view)")
-	p.shows(".note", "You may look, not change")
-	p.until("[...document.querySelectorAll('.drive button')].every((b) => b.disabled && b.title.includes('your role'))", pageLimit)
+	p.shows("#top", "edge7", "token eve (change)")
 	require.Equal(t, "vm1 – Volumes – trayd on edge7", eval[string](p, "document.title"))
-	p.press("Sign out")
-	p.shows("h1", "Sign in")
 	p.quiet()
 }

@@ -121,7 +121,7 @@ function progress(at) {
       button("Cancel the upload", () => at.sending.cancel(), { kind: "small" }));
   }
   const image = at.waiting && waited(at);
-  if (!image) return at.arrived ? note("good", h("p", null, at.arrived + " is ready, and chosen.")) : null;
+  if (!image) return at.arrived ? note("good", h("p", null, at.arrived + " is ready.")) : null;
   if (image.state === "failed") return failure(image);
   return h("div", { class: "note busy" },
     h("p", null, image.name + ": " + image.state + (image.progress ? ", " + progressText(image.progress) : "")),

@@ -69,7 +69,8 @@ async function act(i, verb, ok) {
   outcome(key(i), { busy: verb === "verify" });
   try {
     await post(imagePath(i.pool, i.name) + "/" + verb);
-    outcome(key(i), { text: ok });
+    // What the row shows by itself needs no other word.
+    outcome(key(i), verb === "verify" ? { text: ok } : null);
     say(i.name + ": " + ok);
   } catch (problem) {
     outcome(key(i), { problem });
