@@ -56,7 +56,8 @@ func TestPageImages(t *testing.T) {
 	p.press("Add an image…")
 	p.js("(() => { const d = new DataTransfer(); d.items.add(new File(['no disc at all'], 'My Broken <i>Disc</i>.ISO')); " +
 		"for (const type of ['dragover', 'drop']) document.querySelector('.drop').dispatchEvent(new DragEvent(type, {bubbles: true, cancelable: true, dataTransfer: d})); })()")
-	p.shows("dialog .drop", "My Broken <i>Disc</i>.ISO, 14 B")
+	p.shows("dialog .drop", "My Broken <i>Disc", ".ISO, 14 B")
+	require.Equal(t, "my-broken-i-disc-i", eval[string](p, "document.querySelector('dialog .addimage input[type=text]').value"))
 	p.press("Upload")
 	p.shows("dialog [role=alert]", "Next:")
 	p.press("Close")

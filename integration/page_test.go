@@ -3,6 +3,7 @@
 package integration_test
 
 import (
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -184,4 +185,37 @@ func TestPageHostileNames(t *testing.T) {
 	p.shows("dialog", "label <IMG SRC=X ONERROR=OWNED()>")
 	p.until("!document.querySelector('img[src=x], img[src=X]')", pageLimit)
 	p.quiet()
+}
+
+// TestPageTellsWhyNot: a drive that can't be changed while its machine runs, and a machine
+// that doesn't answer, say so, why, and what to do; the others go on.
+func TestPageTellsWhyNot(t *testing.T) {
+	r := newRig(t)
+	r.vm("fixed", "-M", "q35", "-drive", "if=virtio,media=cdrom,readonly=on,format=raw,file="+r.disc("FIXED"))
+	frozen := r.vm("frozen", qemutest.SATA.With("")...)
+	r.vm("vm1", qemutest.SATA.With("")...)
+	r.start("")
+	r.ready()
+	p := openPage(r, "#/vm/fixed")
+	p.shows(".drive", "can't be changed while the machine runs", "virtio", "-device ide-cd")
+	p.until("[...document.querySelectorAll('.drive button')].every((b) => b.disabled && b.title)", pageLimit)
+
+	p.do(chromedp.Navigate(p.origin + "/#/"))
+	p.shows(".machine", "frozen", "empty")
+	frozen.Freeze(t)
+	p.shows(".machine", "frozen", "unreachable", "doesn't answer", "Next:", "unknown")
+	p.saveAll("unreachable")
+	p.chooseFrom("vm1", r.disc("AAA"))
+	frozen.Thaw(t)
+	p.do(chromedp.Navigate(p.origin + "/#/"))
+	p.shows(".machine", "frozen", "empty")
+	p.quiet()
+}
+
+// chooseFrom inserts a disc into a machine of the list.
+func (p *tab) chooseFrom(vm, disc string) {
+	p.t.Helper()
+	p.do(chromedp.Click(fmt.Sprintf("//a[text()=%q]", vm)))
+	p.chooseDisc("Insert a disc into "+vm+" cd0", disc, "Insert")
+	p.shows(".drive", "The disc is in.")
 }

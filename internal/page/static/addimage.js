@@ -5,11 +5,12 @@ import { refreshImages, roleNote, state, whyNot } from "./store.js";
 import { bar, button, field, note, say, trouble } from "./ui.js";
 import { progressText, size } from "./format.js";
 
-// A name that the library takes: of a file's or a URL's last part.
-export function suggest(text) {
-  const last = text.split(/[?#]/)[0].split("/").filter(Boolean).pop() || "";
-  return last.replace(/\.(iso|img|qcow2|raw)(\.(gz|xz|zst|bz2))?$/i, "").toLowerCase().replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[-.]+$/g, "").slice(0, 60);
+// suggest is a name that the library takes, made of a file's.
+export function suggest(file) {
+  return file.replace(/\.(iso|img|qcow2|raw)(\.(gz|xz|zst|bz2))?$/i, "").toLowerCase().replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[-.]+$/g, "").slice(0, 60);
 }
+
+const lastPart = (url) => url.split(/[?#]/)[0].split("/").filter(Boolean).pop() || "";
 
 // addImage is the part of a view in which an image is added; ready(image) is called with one
 // that has become ready. What it returns draws it.
@@ -77,7 +78,7 @@ async function send(at, ready, draw) {
 function urlForm(at, draw, why) {
   return h("form", { key: "url", onsubmit: (e) => { e.preventDefault(); register(at, draw); } },
     field("URL", h("input", { type: "url", required: true, autocomplete: "off", placeholder: "https://…/debian.iso", value: at.url, oninput: (e) => {
-      if (!at.name || at.name === suggest(at.url)) at.name = suggest(e.target.value);
+      if (!at.name || at.name === suggest(lastPart(at.url))) at.name = suggest(lastPart(e.target.value));
       at.url = e.target.value;
       draw();
     } })),
