@@ -89,6 +89,11 @@ func TestPageImages(t *testing.T) {
 	p.shows("tr", "add", "slow", "done")
 	p.saveAll("operations")
 
+	t.Log("what others download appears, too")
+	p.do(chromedp.Navigate(p.origin + "/#/images"))
+	r.must("image", "add", "others", from.URL+"/WEB.iso")
+	p.shows("tr", "others", "ready", "label WEB")
+
 	t.Log("pin, verify, remove")
 	p.do(chromedp.Navigate(p.origin + "/#/images"))
 	p.press("Pin slow")
@@ -155,7 +160,9 @@ func TestPageByKeyboard(t *testing.T) {
 	r.must("image", "add", "alpaca", r.disc("alpaca"))
 	p.shows(".drive", "alpha", "loaded")
 	p.shows("dialog .pick", "alpaca")
+	pictures := p.asked("/screenshot")
 	time.Sleep(6 * time.Second) // a poll
+	require.Equal(t, pictures, p.asked("/screenshot"), "nobody sees the list of machines now")
 	require.True(t, eval[bool](p, "document.activeElement.mine && document.activeElement.value === 'alp'"))
 	require.True(t, eval[bool](p, "[...document.querySelectorAll('dialog .pick input')].some((e) => e.mine) && document.querySelector('.drive h3').mine"))
 	p.do(chromedp.KeyEvent(kb.Escape))

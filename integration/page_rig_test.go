@@ -204,6 +204,19 @@ func (p *tab) quiet() {
 	}
 }
 
+// asked counts the requests whose URL has a text in it.
+func (p *tab) asked(text string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, r := range p.requests {
+		if strings.Contains(r, text) {
+			n++
+		}
+	}
+	return n
+}
+
 func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)

@@ -164,6 +164,8 @@ function tick() {
   ticks++;
   if (ticks % (poll / 1000) === 0) {
     store.refreshVMs();
+    store.refreshImages(); // a download that begins is no event
+    if (state.operations) store.refreshOperations();
     if (state.viewing) store.refreshVM(state.viewing);
   }
   if (store.onTheirWay()) store.refreshImages();
