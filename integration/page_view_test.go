@@ -156,6 +156,8 @@ func TestPageIsSmall(t *testing.T) {
 	}
 	t.Logf("%d bytes; first paint after %.0f ms, the machine's disc within %.0f ms", sum, paint, whole)
 	require.Less(t, whole, 1000.0)
+	r.kill()
+	p.shows("#banner", "Connection lost", "trayctl ui") // a way by it ends with trayd
 	p.quiet()
 }
 

@@ -6,6 +6,7 @@ import { state } from "./store.js";
 
 const silence = 45000; // the agent says something every 20 s
 const poll = 5000;
+export const longAway = 5000; // ms, after which more than a restart is wrong
 const kept = 200;
 
 let last = 0; // the id of the last event
@@ -54,7 +55,9 @@ function pause(ms) {
 function lost() {
   if (state.connection === "lost") return;
   state.connection = "lost";
+  state.lostAt = Date.now();
   store.changed();
+  setTimeout(store.changed, longAway);
 }
 
 // suspect has the stream tried again: another request didn't get through.

@@ -56,7 +56,8 @@ function header(at) {
 function banner() {
   if (state.signIn) return null;
   if (state.connection !== "lost") return state.upgraded ? h("p", { class: "upgraded" }, "The agent was upgraded; this page is the old one's. ", button("Reload the page", () => location.reload(), { kind: "small" })) : null;
-  return h("p", null, h("strong", null, "Connection lost, trying again."), state.asOf ? " What is shown is as of " + time(state.asOf) + "." : "");
+  return h("p", null, h("strong", null, "Connection lost, trying again."), state.asOf ? " What is shown is as of " + time(state.asOf) + "." : "",
+    Date.now() - state.lostAt >= live.longAway ? [" Is trayd running? If you came here by ", h("code", null, "trayctl ui"), ", that may have to be run again."] : null);
 }
 
 function signInView() {

@@ -7,6 +7,7 @@ export const state = {
   session: null, // null: not known yet; its role is view, change or admin
   signIn: null, // the problem when a token is wanted
   connection: "connecting", // live, lost
+  lostAt: 0, // when it was lost
   asOf: null, // when the last answer came
   vms: null, // by name; null: not known yet
   details: new Map(), // by name: what GET /v1/vms/{vm} says besides
