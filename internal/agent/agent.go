@@ -62,7 +62,7 @@ type Agent struct {
 	options atomic.Pointer[Options]
 	log     *slog.Logger
 	journal *state.Journal
-	bus     bus
+	bus     *bus
 	boot    string
 	// mark is the prefix of all node names of this agent; it is kept in the
 	// journal, so that two agents never take each other's nodes for their own.
@@ -100,7 +100,7 @@ const markKey = "agent/mark"
 // New returns an agent on an open journal. Run starts it.
 func New(journal *state.Journal, o Options) (*Agent, error) {
 	a := &Agent{
-		log: o.Log, journal: journal, boot: bootID(),
+		log: o.Log, journal: journal, bus: newBus(time.Now()), boot: bootID(),
 		rescan: make(chan struct{}, 1), begun: make(chan struct{}), features: newFeatureCache(), askedWindow: defaultAskedWindow,
 		vms: make(map[string]*vm), ops: make(map[string]*Operation),
 	}
@@ -348,7 +348,8 @@ func (a *Agent) list() []*vm {
 	return slices.DeleteFunc(a.all(), (*vm).hidden)
 }
 
-// Subscribe follows events, beginning with those after the given id.
+// Subscribe follows events, beginning with those after the given id; 0 begins with what
+// comes next. The caller closes it.
 func (a *Agent) Subscribe(after uint64) *Subscriber { return a.bus.subscribe(after) }
 
 func (a *Agent) publish(e Event) {

@@ -32,10 +32,11 @@ const (
 	EventVMFailed      = "vm-failed"  // it could not be started, or ended badly
 	EventVMInstalled   = "vm-installed"
 	EventConflict      = "conflict" // somebody else's disc is in
+	EventMissed        = "missed"   // some events didn't come: look anew at what you follow
 )
 
-// Event is something that happened. IDs rise by one; they start anew with the
-// agent.
+// Event is something that happened. IDs rise by one while trayd runs, and go on higher when
+// it is started anew; they stay below 2^53.
 type Event struct {
 	ID        uint64    `json:"id"`
 	Time      time.Time `json:"time"`
