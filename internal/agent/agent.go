@@ -354,6 +354,9 @@ func (a *Agent) Subscribe(after uint64) *Subscriber { return a.bus.subscribe(aft
 
 func (a *Agent) publish(e Event) {
 	a.bus.publish(e)
+	if a.auditEvent(e) {
+		return
+	}
 	level := slog.LevelInfo
 	switch e.Type {
 	case EventStarted, EventLoaded, EventEjected, EventFailed, EventUnchanged: // the audit line says it

@@ -30,14 +30,17 @@ func (a *Agent) RegisterImage(r library.Request, by Caller) (library.Image, erro
 	if len(r.URLs) == 0 {
 		register = a.images.Announce
 	}
+	t := a.trace(by, "register image", "image", r.Name)
 	i, err := register(r)
-	a.auditImage("register image", cmp.Or(i.Pool, r.Pool), r.Name, by, err)
+	t.end(forImage(err), "pool", cmp.Or(i.Pool, r.Pool), "source", i.Source)
 	return i, forImage(err)
 }
 
 // UploadImage puts an image into a pool, see library.Upload. It ends with the agent: an
 // upload of minutes would hold up its stop, and leave what a death leaves.
-func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bool, content io.Reader, size int64, by Caller) (library.Image, error) {
+func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bool, content io.Reader, size int64, by Caller) (i library.Image, err error) {
+	t := a.trace(by, "add image", "image", name)
+	defer func() { t.end(err, "pool", cmp.Or(i.Pool, pool)) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(a.ctx, cancel)()
@@ -45,8 +48,7 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bo
 	if announced && !known {
 		return library.Image{}, newError(ImageCutOff, "add it again", "what image %s is to be compared with is not known any more: trayd was started anew, or somebody else adds an image of that name", name)
 	}
-	i, err := a.images.Upload(ctx, r, content, size)
-	a.auditImage("add image", cmp.Or(i.Pool, pool), name, by, err)
+	i, err = a.images.Upload(ctx, r, content, size)
 	if err != nil {
 		return i, forImage(err)
 	}
@@ -60,6 +62,9 @@ func (a *Agent) CanClone(pool string, f *os.File) bool { return a.images.CanClon
 
 // imageEnded is told what became of a download.
 func (a *Agent) imageEnded(e library.Event) {
+	t := a.trace(Caller{Name: askedByTrayd}, "download image", "image", e.Image.Name, "pool", e.Image.Pool, "source", e.Image.Source)
+	t.began = e.Image.Added
+	t.end(forImage(e.Err))
 	if e.Err != nil {
 		a.publish(Event{Type: EventImageFailed, Detail: e.Image.String() + ": " + e.Err.Error()})
 		return
@@ -72,6 +77,7 @@ func (a *Agent) imageEnded(e library.Event) {
 func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Caller) (library.Image, error) {
 	var i library.Image
 	var err error
+	t := a.trace(by, verb+" image", "image", name)
 	switch verb {
 	case "cancel":
 		i, err = a.images.Cancel(pool, name)
@@ -87,7 +93,7 @@ func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Cal
 	default:
 		err = newError(BadRequest, "use cancel, retry, pin, unpin or verify", "nothing is done to an image by %q", verb)
 	}
-	a.auditImage(verb+" image", cmp.Or(i.Pool, pool), name, by, err)
+	t.end(forImage(err), "pool", cmp.Or(i.Pool, pool))
 	return i, forImage(err)
 }
 
@@ -115,8 +121,9 @@ func (a *Agent) RemoveImage(ctx context.Context, pool, name string, by Caller) e
 	if i, err := a.images.Image(pool, name); err == nil {
 		pool = i.Pool // for those who read of it
 	}
+	t := a.trace(by, "remove image", "image", name, "pool", pool)
 	err := a.images.Remove(ctx, pool, name)
-	a.auditImage("remove image", pool, name, by, err)
+	t.end(forImage(err))
 	if err != nil {
 		return forImage(err)
 	}
@@ -126,22 +133,23 @@ func (a *Agent) RemoveImage(ctx context.Context, pool, name string, by Caller) e
 
 // CollectImages removes what is of no use, see library.Collect.
 func (a *Agent) CollectImages(ctx context.Context, unused time.Duration, dry bool, by Caller) ([]wire.ImageRemoval, error) {
+	t := a.trace(by, "gc images")
 	all, err := a.images.Collect(ctx, unused, dry)
 	if !dry {
 		for _, r := range all {
-			a.log.Info("image of no use removed", "audit", true, "by", by.Name, "image", r.What, "why", r.Why, "error", r.Error)
+			a.trace(by, "gc image", "image", r.What, "reason", r.Why).end(said(r.Error))
 		}
+		t.end(forImage(err), "removed", len(all))
 	}
 	return all, forImage(err)
 }
 
-func (a *Agent) auditImage(verb, pool, name string, by Caller, err error) {
-	log := a.log.With("audit", true, "by", by.Name, "verb", verb, "pool", pool, "image", name)
-	if err != nil {
-		log.Warn("refused or failed", "error", err)
-		return
+// said is an error of which only the words are left; nil for none.
+func said(text string) error {
+	if text == "" {
+		return nil
 	}
-	log.Info("done")
+	return errors.New(text)
 }
 
 // imageUsed notes that an image is in a drive, and has one of a slow pool copied.

@@ -32,15 +32,16 @@ type Started = wire.MachineStarted
 // their volumes activated, before QEMU is started, and are in before the guest's first
 // instruction; where one can't be had that isn't optional, nothing is started. A machine
 // that runs already is a success that changes nothing.
-func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (Started, error) {
+func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (began Started, err error) {
+	t := a.trace(by, "start", "vm", name)
+	defer func() { t.end(err) }()
 	done, err := a.machines.turn(name, "started")
 	if err != nil {
 		return Started{}, err
 	}
 	defer done()
 	// A start goes on when its client has gone.
-	began, err := a.machines.start(context.WithoutCancel(ctx), name, by)
-	a.auditMachine("start", name, by, err)
+	began, err = a.machines.start(context.WithoutCancel(ctx), name, by)
 	if err != nil && a.machines.own(name) {
 		a.publish(Event{Type: EventVMFailed, VM: name, Detail: err.Error()})
 	}

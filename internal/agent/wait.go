@@ -170,7 +170,14 @@ func (o *Operation) locked(how string) error {
 }
 
 // Cancel stops the operation of a drive that waits for its guest or for its volume.
-func (a *Agent) Cancel(vmName, driveName, by string) (*Operation, error) {
+func (a *Agent) Cancel(vmName, driveName, by string) (o *Operation, err error) {
+	t := a.trace(Caller{Name: by}, "cancel", "vm", vmName, "drive", driveName)
+	defer func() {
+		if o != nil {
+			t = trace{t.log.With("operation", o.ID), t.began}
+		}
+		t.end(err)
+	}()
 	v, err := a.lookUpVM(vmName)
 	if err != nil {
 		return nil, err
@@ -180,7 +187,7 @@ func (a *Agent) Cancel(vmName, driveName, by string) (*Operation, error) {
 		return nil, err
 	}
 	d.mu.Lock()
-	o := d.op
+	o = d.op
 	d.mu.Unlock()
 	if o == nil || o.Phase() != Waiting && o.Phase() != Activating {
 		return nil, &Error{Code: NothingToStop, VM: vmName, Drive: d.name,
