@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +31,7 @@ func listen(c *config.Config, log *slog.Logger) (net.Listener, error) {
 	return listenOurselves(c.API, log)
 }
 
-// listenOurselves makes the API's socket, for root and the configured group.
+// listenOurselves makes the API's socket.
 func listenOurselves(c config.API, log *slog.Logger) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(c.Socket), 0o755); err != nil {
 		return nil, fmt.Errorf("the directory of api.socket can't be made: %w", err)
@@ -40,7 +39,6 @@ func listenOurselves(c config.API, log *slog.Logger) (net.Listener, error) {
 	if err := removeStale(c.Socket); err != nil {
 		return nil, err
 	}
-	// Nobody else may connect in the moment before the group is set.
 	old := unix.Umask(0o177)
 	l, err := net.Listen("unix", c.Socket)
 	unix.Umask(old)
@@ -93,26 +91,15 @@ func listenerPID(c net.Conn) string {
 	return fmt.Sprintf(" (pid %d)", cred.Pid)
 }
 
-// admit lets the group in. A group that doesn't exist is no reason not to run: the
-// socket is root's alone then.
+// admit lets everybody connect: what they may do is looked up for each connection, by the
+// kernel's word (access.Groups). A group that doesn't exist is no reason not to run.
 func admit(c config.API, log *slog.Logger) error {
-	if c.Group == "" {
-		return nil
+	for key, group := range map[string]string{"api.group": c.Group, "api.view_group": c.ViewGroup} {
+		if _, err := user.LookupGroup(group); group != "" && err != nil {
+			log.Warn(key+" doesn't exist: nobody is let in by it", "group", group)
+		}
 	}
-	g, err := user.LookupGroup(c.Group)
-	if err != nil {
-		log.Warn("api.group doesn't exist: only root may connect", "group", c.Group)
-		return nil
-	}
-	gid, err := strconv.Atoi(g.Gid)
-	if err != nil {
-		return fmt.Errorf("api.group %s: %w", c.Group, err)
-	}
-	if err := os.Chown(c.Socket, -1, gid); err != nil {
-		log.Warn("api.group can't be let in: only root and trayd's own user may connect", "group", c.Group, "error", err)
-		return nil
-	}
-	if err := os.Chmod(c.Socket, 0o660); err != nil {
+	if err := os.Chmod(c.Socket, 0o666); err != nil {
 		return fmt.Errorf("api.socket: %w", err)
 	}
 	return nil

@@ -35,7 +35,7 @@ func needRestart(old, next *config.Config) []string {
 	if old.API.Socket != next.API.Socket {
 		keys = append(keys, "api.socket")
 	}
-	if old.API.Group != next.API.Group {
+	if old.API.Group != next.API.Group || old.API.ViewGroup != next.API.ViewGroup {
 		keys = append(keys, "api.group")
 	}
 	if old.Machines.Run != next.Machines.Run {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/blockdev/volume"
+	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/config"
@@ -38,6 +39,7 @@ type daemon struct {
 	journal  *state.Journal
 	agent    *agent.Agent
 	runner   launch.Runner // of machines
+	tokens   *access.Tokens
 }
 
 // serve runs the agent until a signal ends it.
@@ -62,6 +64,9 @@ func serve(path string, stderr io.Writer) error {
 	}
 	d.runner = newRunner(cfg, path)
 	if d.agent, err = agent.New(d.journal, d.agentOptions(cfg)); err != nil {
+		return errors.Join(err, l.Close(), d.journal.Close())
+	}
+	if d.tokens, err = access.NewTokens(d.journal); err != nil {
 		return errors.Join(err, l.Close(), d.journal.Close())
 	}
 	return errors.Join(d.run(l), d.journal.Close())
@@ -120,8 +125,11 @@ func (d *daemon) run(l net.Listener) error {
 	defer cancel()
 
 	ready := make(chan struct{})
-	server := api.NewServer(ctx, d.agent, version, d.log)
-	server.Handler = hold(ready, server.Handler)
+	server := api.New(ctx, api.Options{
+		Agent: d.agent, Version: version, Log: d.log, Tokens: d.tokens,
+		Groups: access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup},
+		Hold:   func(next http.Handler) http.Handler { return hold(ready, next) },
+	})
 	failed := make(chan error, 2) // a part that ends before it should
 	var parts sync.WaitGroup
 	parts.Go(func() {
@@ -129,6 +137,7 @@ func (d *daemon) run(l net.Listener) error {
 			failed <- fmt.Errorf("the API can't be served: %w", err)
 		}
 	})
+	parts.Go(func() { _ = server.ServeTunnels() }) // it ends with the server
 	parts.Go(func() {
 		if err := d.agent.Run(ctx, func() { close(ready) }); err != nil {
 			failed <- fmt.Errorf("the agent can't work: %w", err)
@@ -165,7 +174,7 @@ func (d *daemon) untilEnd(end, hangUp <-chan os.Signal, ready <-chan struct{}, f
 
 // shutDown waits for the parts to end: the agent gives up what waits for a guest, which
 // answers the requests that wait for that, which lets the server end.
-func shutDown(server *http.Server, parts *sync.WaitGroup) error {
+func shutDown(server *api.Server, parts *sync.WaitGroup) error {
 	limit, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if server.Shutdown(limit) != nil {

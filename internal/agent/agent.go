@@ -87,7 +87,7 @@ type Agent struct {
 
 	mu       sync.Mutex // guards below
 	vms      map[string]*vm
-	ops      map[string]*Operation // running, and the last keptOperations ended
+	ops      map[string]Task // running, and the last keptOperations ended
 	opsOrder []string
 	stopping bool
 }
@@ -102,7 +102,7 @@ func New(journal *state.Journal, o Options) (*Agent, error) {
 	a := &Agent{
 		log: o.Log, journal: journal, bus: newBus(time.Now()), boot: bootID(),
 		rescan: make(chan struct{}, 1), begun: make(chan struct{}), features: newFeatureCache(), askedWindow: defaultAskedWindow,
-		vms: make(map[string]*vm), ops: make(map[string]*Operation),
+		vms: make(map[string]*vm), ops: make(map[string]Task),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.options.Store(&o)
@@ -228,8 +228,8 @@ func (a *Agent) stop() {
 	a.mu.Lock()
 	a.stopping = true
 	var running []*Operation
-	for _, o := range a.ops {
-		if !o.ended() {
+	for _, t := range a.ops {
+		if o, ok := t.(*Operation); ok && !o.ended() { // jobs end with the context
 			running = append(running, o)
 		}
 	}
@@ -389,36 +389,6 @@ func (a *Agent) scanSoon() {
 	case a.rescan <- struct{}{}:
 	default:
 	}
-}
-
-// remember keeps an operation for those who ask by id.
-func (a *Agent) remember(o *Operation) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.stopping {
-		return &Error{Code: Stopping, VM: o.VM, Drive: o.Drive, Detail: "trayd is stopping", Next: "try again when it runs"}
-	}
-	a.ops[o.ID] = o
-	a.opsOrder = append(a.opsOrder, o.ID)
-	if excess := len(a.opsOrder) - keptOperations; excess > 0 {
-		a.opsOrder = slices.DeleteFunc(a.opsOrder, func(id string) bool {
-			if excess == 0 || !a.ops[id].ended() { // never forget one that runs
-				return false
-			}
-			excess--
-			delete(a.ops, id)
-			return true
-		})
-	}
-	return nil
-}
-
-// Operation returns an operation by its id.
-func (a *Agent) Operation(id string) (*Operation, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o, ok := a.ops[id]
-	return o, ok
 }
 
 var nameEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)

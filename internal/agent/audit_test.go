@@ -65,7 +65,11 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		{func() error { _, err := a.CollectVolumes(ctx, false, by); return err }, "gc volumes", "", "", ""},
 
 		{func() error { _, err := r.do(Eject, "m", ""); return err }, "eject", "vm", "m", ""},
-		{func() error { on := true; _, err := a.ChangeVM(ctx, "m", wire.MachineChange{Autostart: &on}, by); return err }, "set autostart", "vm", "m", ""},
+		{func() error {
+			on := true
+			_, err := a.ChangeVM(ctx, "m", wire.MachineChange{Autostart: &on}, by)
+			return err
+		}, "set autostart", "vm", "m", ""},
 		{func() error { n := 2; _, err := a.ChangeVM(ctx, "m", wire.MachineChange{CPUs: &n}, by); return err }, "set", "vm", "m", ""},
 		{func() error { _, err := a.StopVM(ctx, "m", nil, false, by); return err }, "stop", "vm", "m", ""},
 		{func() error { return a.KillVM(ctx, "m", by) }, "kill", "vm", "m", ""},

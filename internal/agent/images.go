@@ -32,6 +32,9 @@ func (a *Agent) RegisterImage(r library.Request, by Caller) (library.Image, erro
 	}
 	t := a.trace(by, "register image", "image", r.Name)
 	i, err := register(r)
+	if err == nil && len(r.URLs) > 0 {
+		a.imageJob("add", "", i, by)
+	}
 	t.end(forImage(err), "pool", cmp.Or(i.Pool, r.Pool), "source", i.Source)
 	return i, forImage(err)
 }
@@ -48,7 +51,11 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bo
 	if announced && !known {
 		return library.Image{}, newError(ImageCutOff, "add it again", "what image %s is to be compared with is not known any more: trayd was started anew, or somebody else adds an image of that name", name)
 	}
-	i, err = a.images.Upload(ctx, r, content, size)
+	about := library.Image{Pool: cmp.Or(r.Pool, pool), Name: name, State: wire.ImageDownloading}
+	err = a.duringImage(ctx, "add", about, by, func(ctx context.Context) (err error) {
+		i, err = a.images.Upload(ctx, r, content, size)
+		return forImage(err)
+	})
 	if err != nil {
 		return i, forImage(err)
 	}
@@ -82,14 +89,22 @@ func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Cal
 	case "cancel":
 		i, err = a.images.Cancel(pool, name)
 	case "retry":
-		i, err = a.images.Retry(pool, name)
+		if i, err = a.images.Retry(pool, name); err == nil {
+			a.imageJob("add", "", i, by)
+		}
 	case "pin", "unpin":
 		i, err = a.images.Pin(pool, name, verb == "pin")
 	case "verify":
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(a.ctx, cancel)()
-		i, err = a.images.Verify(ctx, pool, name)
+		if i, err = a.images.Image(pool, name); err != nil {
+			break
+		}
+		err = a.duringImage(ctx, "verify", i, by, func(ctx context.Context) (err error) {
+			i, err = a.images.Verify(ctx, i.Pool, name)
+			return forImage(err)
+		})
 	default:
 		err = newError(BadRequest, "use cancel, retry, pin, unpin or verify", "nothing is done to an image by %q", verb)
 	}
@@ -229,6 +244,7 @@ func (a *Agent) resumeImages() {
 		ctx, cancel := context.WithTimeout(a.ctx, activateLimit)
 		err := a.images.Resume(ctx)
 		cancel()
+		a.resumedJobs()
 		if err == nil || a.ctx.Err() != nil {
 			return
 		}

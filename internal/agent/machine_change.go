@@ -194,12 +194,12 @@ func (a *Agent) changeStopped(req Request) (o *Operation, ours bool, err error) 
 	}
 	o = &Operation{
 		ID: out.Operation, VM: req.VM, Drive: drive, Verb: req.Verb, Medium: req.Medium, By: req.By.Name, Since: began,
-		req: req, opts: a.opts(), done: make(chan struct{}), cancel: make(chan struct{}), phase: Ended, outcome: out,
+		req: req, opts: a.opts(), done: make(chan struct{}), cancel: make(chan struct{}), force: make(chan struct{}), phase: Ended, outcome: out,
 	}
 	close(o.done)
 	a.log.Info("done", "audit", true, "by", o.By, "verb", o.Verb, "vm", o.VM, "drive", o.Drive, "medium", o.Medium, "operation", o.ID, "result", out.Result, "reason", out.Reason,
 		"took", time.Since(began).Round(time.Microsecond))
-	return o, true, a.remember(o)
+	return o, true, a.remember(o.ID, o)
 }
 
 // changeStopped puts a disc into the definition of a machine that doesn't run, or takes one

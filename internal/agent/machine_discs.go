@@ -61,7 +61,7 @@ func (m *machines) hold(ctx context.Context, name string, c wire.CDROM, by Calle
 	o := &Operation{
 		ID: randomName(10), VM: name, Drive: c.Name, Verb: Insert, Medium: c.Medium, By: by.Name,
 		Since: time.Now(), drive: d, opts: a.opts(), req: Request{By: by},
-		done: make(chan struct{}), cancel: make(chan struct{}), phase: Starting,
+		done: make(chan struct{}), cancel: make(chan struct{}), force: make(chan struct{}), phase: Starting,
 	}
 	d.mu.Lock()
 	if other := d.op; other != nil {
@@ -76,7 +76,7 @@ func (m *machines) hold(ctx context.Context, name string, c wire.CDROM, by Calle
 		o.free()
 		return nil, newError(Stopping, "try again when it runs", "trayd is stopping")
 	}
-	if err := a.remember(o); err != nil {
+	if err := a.remember(o.ID, o); err != nil {
 		o.leave()
 		d.giveUpTurn()
 		return nil, err

@@ -72,6 +72,7 @@ func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureReques
 	}
 	image := i // what is returned may change after this
 	begun.Store(&image)
+	a.imageJob("capture", name, i, by)
 	a.startUnlessStopping(func() {
 		defer done()
 		_, _ = a.images.Wait(a.ctx, image.Pool, image.Name) // how it ends is told by an event

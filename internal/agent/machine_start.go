@@ -33,6 +33,14 @@ type Started = wire.MachineStarted
 // instruction; where one can't be had that isn't optional, nothing is started. A machine
 // that runs already is a success that changes nothing.
 func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (began Started, err error) {
+	err = a.during(ctx, "start", name, by, func(ctx context.Context) (err error) {
+		began, err = a.startVM(ctx, name, by)
+		return err
+	})
+	return began, err
+}
+
+func (a *Agent) startVM(ctx context.Context, name string, by Caller) (began Started, err error) {
 	t := a.trace(by, "start", "vm", name)
 	defer func() { t.end(err) }()
 	done, err := a.machines.turn(name, "started")

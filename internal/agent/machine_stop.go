@@ -23,6 +23,14 @@ const (
 // configured time when nil. A guest that runs on is ended when force is set, and is
 // the error GuestRunsOn else. A machine that doesn't run is a success that changes nothing.
 func (a *Agent) StopVM(ctx context.Context, name string, wait *time.Duration, force bool, by Caller) (res wire.StopResult, err error) {
+	err = a.during(ctx, "stop", name, by, func(ctx context.Context) (err error) {
+		res, err = a.stopVM(ctx, name, wait, force, by)
+		return err
+	})
+	return res, err
+}
+
+func (a *Agent) stopVM(ctx context.Context, name string, wait *time.Duration, force bool, by Caller) (res wire.StopResult, err error) {
 	t := a.trace(by, "stop", "vm", name)
 	defer func() { t.end(err) }()
 	done, err := a.machines.turn(name, "stopped")

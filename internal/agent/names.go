@@ -74,6 +74,7 @@ const (
 	AmbiguousDrive     = wire.AmbiguousDrive
 	DriveFixed         = wire.DriveFixed
 	DriveOccupied      = wire.DriveOccupied
+	DriveEmpty         = wire.DriveEmpty
 	DriveBusy          = wire.DriveBusy
 	DriveLocked        = wire.DriveLocked
 	NothingToStop      = wire.NothingToStop

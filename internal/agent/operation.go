@@ -49,11 +49,13 @@ type Operation struct {
 	opts   *Options
 	done   chan struct{} // closed when the caller can be answered
 	cancel chan struct{} // closed to stop waiting for the guest
+	force  chan struct{} // closed to take the disc without waiting any longer
 
 	mu       sync.Mutex // guards below
 	phase    Phase
 	deadline time.Time // of Waiting
 	why      string    // why waiting was stopped
+	hurried  bool      // force is closed
 	outcome  *Outcome
 	err      error
 }
@@ -109,7 +111,7 @@ func (a *Agent) begin(req Request) (*Operation, error) {
 	o := &Operation{
 		ID: randomName(10), VM: v.name, Drive: d.name, Verb: req.Verb, Medium: req.Medium, By: req.By.Name,
 		Since: time.Now(), drive: d, req: req, opts: a.opts(),
-		done: make(chan struct{}), cancel: make(chan struct{}), phase: Starting,
+		done: make(chan struct{}), cancel: make(chan struct{}), force: make(chan struct{}), phase: Starting,
 	}
 	d.mu.Lock()
 	if other := d.op; other != nil {
@@ -118,7 +120,7 @@ func (a *Agent) begin(req Request) (*Operation, error) {
 	}
 	d.op = o
 	d.mu.Unlock()
-	if err := a.remember(o); err != nil {
+	if err := a.remember(o.ID, o); err != nil {
 		o.free()
 		return nil, err
 	}

@@ -43,13 +43,13 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		}
 		err = o.waitForGuest(ctx, s, t, deadline)
 		o.setPhase(Changing)
-		if err == nil {
-			continue
-		}
-		if CodeOf(err) != DriveLocked || !o.req.ThenForce {
+		switch {
+		case err == nil:
+		case errors.Is(err, errHurry), CodeOf(err) == DriveLocked && o.req.ThenForce:
+			force = true
+		default:
 			return err
 		}
-		force = true
 	}
 }
 
@@ -136,6 +136,8 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 			return o.locked("and did not let go in time")
 		case <-o.cancel:
 			return o.cancelled()
+		case <-o.force:
+			return errHurry
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.conn.Done():
@@ -169,6 +171,19 @@ func (o *Operation) locked(how string) error {
 		"%s of %s/%s: the guest holds the drive's door locked %s; the drive is as it was", o.Verb, o.VM, o.Drive, how)
 }
 
+// errHurry ends a wait for the guest: the disc is to be taken.
+var errHurry = errors.New("the guest is waited for no longer")
+
+// hurry ends the operation's wait for the guest, now or when it begins.
+func (o *Operation) hurry() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.hurried {
+		o.hurried = true
+		close(o.force)
+	}
+}
+
 // Cancel stops the operation of a drive that waits for its guest or for its volume.
 func (a *Agent) Cancel(vmName, driveName, by string) (o *Operation, err error) {
 	t := a.trace(Caller{Name: by}, "cancel", "vm", vmName, "drive", driveName)
@@ -178,6 +193,16 @@ func (a *Agent) Cancel(vmName, driveName, by string) (o *Operation, err error) {
 		}
 		t.end(err)
 	}()
+	o, err = a.waiting(vmName, driveName, func(p Phase) bool { return p == Waiting || p == Activating })
+	if err != nil {
+		return nil, err
+	}
+	o.stopWaiting("on request of " + by)
+	return o, nil
+}
+
+// waiting is the operation of a drive that is in a phase in which somebody may end its wait.
+func (a *Agent) waiting(vmName, driveName string, phase func(Phase) bool) (*Operation, error) {
 	v, err := a.lookUpVM(vmName)
 	if err != nil {
 		return nil, err
@@ -187,13 +212,12 @@ func (a *Agent) Cancel(vmName, driveName, by string) (o *Operation, err error) {
 		return nil, err
 	}
 	d.mu.Lock()
-	o = d.op
+	o := d.op
 	d.mu.Unlock()
-	if o == nil || o.Phase() != Waiting && o.Phase() != Activating {
+	if o == nil || !phase(o.Phase()) {
 		return nil, &Error{Code: NothingToStop, VM: vmName, Drive: d.name,
 			Detail: fmt.Sprintf("nothing waits for the guest or for a volume on %s/%s", vmName, d.name), Next: "see `trayctl drives " + vmName + "`"}
 	}
-	o.stopWaiting("on request of " + by)
 	return o, nil
 }
 

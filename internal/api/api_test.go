@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/qemutest"
@@ -55,7 +56,9 @@ func newHost(t *testing.T) *host {
 	go func() { ended <- a.Run(ctx, func() { close(ready) }) }()
 	l, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
 	require.NoError(t, err)
-	srv := api.NewServer(ctx, a, "test", log)
+	tokens, err := access.NewTokens(j)
+	require.NoError(t, err)
+	srv := api.New(ctx, api.Options{Agent: a, Version: "test", Log: log, Tokens: tokens})
 	served := make(chan struct{})
 	go func() { defer close(served); _ = srv.Serve(l) }() // ends with Shutdown
 	h.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -134,7 +137,7 @@ func TestProblems(t *testing.T) {
 		{"GET", "/v1/vms/vm1/drives/nope", "", 404, "no-such-drive"},
 		{"GET", "/v1/operations/nope", "", 404, "no-such-operation"},
 		{"GET", "/v2", "", 404, "no-such-page"},
-		{"PUT", "/v1/vms", "", 404, "no-such-page"},
+		{"PUT", "/v1/vms", "", 405, "method-not-allowed"},
 		{"GET", "/v1/events?after=x", "", 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medum":"x"}`, 400, "bad-request"},

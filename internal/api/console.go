@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/base64"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/coder/websocket"
@@ -12,27 +11,22 @@ import (
 	"github.com/trayd/trayd/internal/wire"
 )
 
-// consoleRoutes are WebSockets (RFC 6455) that carry the bytes of a machine's screen (RFB)
-// and of its serial console, in binary frames whose borders mean nothing.
-func (s *server) consoleRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/vms/{vm}/console", s.console(machine.VNCSocket))
-	mux.HandleFunc("GET /v1/vms/{vm}/serial", s.console(machine.SerialSocket))
-}
+// Consoles are WebSockets (RFC 6455) that carry the bytes of a machine's screen (RFB) and of
+// its serial console, in binary frames whose borders mean nothing.
+const (
+	vncConsole    = machine.VNCSocket
+	serialConsole = machine.SerialSocket
+)
 
 // binary is the subprotocol that older noVNC offers, and then wants to have.
 const binary = "binary"
 
-func (s *server) console(socket string) http.HandlerFunc {
+func (s *Server) console(socket string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if !sameOrigin(r) {
-			writeProblem(w, &wire.Problem{Code: string(wire.Forbidden), Status: http.StatusForbidden, VM: r.PathValue("vm"),
-				Detail: "a page of " + r.Header.Get("Origin") + " may not open a console of " + r.Host, Next: "serve the page from the host that it asks"})
-			return
-		}
 		if problem := notWebSocket(r); problem != "" {
 			// What is wrong with the machine is worth more, and can't be read by a page
 			// whose WebSocket was refused: so it can ask first.
-			if err := s.agent.CheckConsole(r.Context(), r.PathValue("vm"), socket, caller(r)); err != nil {
+			if err := s.Agent.CheckConsole(r.Context(), r.PathValue("vm"), socket, caller(r)); err != nil {
 				writeError(w, err)
 				return
 			}
@@ -43,7 +37,7 @@ func (s *server) console(socket string) http.HandlerFunc {
 				Detail: "a console is a WebSocket: " + problem, Next: "`trayctl vm console " + r.PathValue("vm") + "`, or a WebSocket client"})
 			return
 		}
-		c, err := s.agent.OpenConsole(r.Context(), r.PathValue("vm"), socket, caller(r))
+		c, err := s.Agent.OpenConsole(r.Context(), r.PathValue("vm"), socket, caller(r))
 		if err != nil {
 			writeError(w, err)
 			return
@@ -53,23 +47,13 @@ func (s *server) console(socket string) http.HandlerFunc {
 			c.End("the client has gone: " + err.Error()) // all that is the request's fault was looked at above
 			return
 		}
+		defer s.conns.drop(connection(r)) // it is this connection's no longer
 		t := &stream{ws: ws, client: connection(r), conn: c.Conn, limits: defaultLimits, gone: screenGone}
 		if socket == machine.SerialSocket {
 			t.gone = serialGone
 		}
 		c.End(t.carry(s.closing))
 	}
-}
-
-// sameOrigin reports whether a request comes from a page of this host, or from no page at all:
-// browsers say by Origin whose page it is, and let pages of all hosts open WebSockets.
-func sameOrigin(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return true
-	}
-	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 
 // notWebSocket says what a request lacks to open one (RFC 6455 4.2.1); "" for nothing. It is

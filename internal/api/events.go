@@ -18,9 +18,6 @@ const (
 	// keepAlive is between comments on a silent stream, so that a client notices
 	// a dead one.
 	keepAlive = 20 * time.Second
-	// slowReader is how long one write to a client may take. Then its stream ends, and it
-	// may come back with the id of the last event that it got.
-	slowReader = 10 * time.Second
 	// comeBack is what a browser is told to wait before it asks again (retry:).
 	comeBack = time.Second
 	// atOnce is how many events one write has at most.
@@ -30,14 +27,14 @@ const (
 // events streams what happens as server-sent events. Last-Event-ID, or ?after=ID,
 // begins with what came after that event; an event of type missed comes first when not all of
 // that is kept. ?vm= and ?type= leave others out; each may be there more than once.
-func (s *server) events(w http.ResponseWriter, r *http.Request) {
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	after, err := afterID(r)
 	if err != nil {
 		writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
 			Detail: "an event's id is a number: " + err.Error(), Next: "leave it out to begin with what comes next"})
 		return
 	}
-	sub := s.agent.Subscribe(after)
+	sub := s.Agent.Subscribe(after)
 	defer sub.Close()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")

@@ -1,7 +1,7 @@
 package api
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,21 +20,6 @@ import (
 // maxImageRequest is of a request for an image, in bytes: it may have a file of sums in it.
 const maxImageRequest = 2 << 20
 
-func (s *server) imageRoutes(mux *http.ServeMux) {
-	const one = "/v1/pools/{pool}/images/{image}"
-	mux.HandleFunc("GET /v1/images", s.listImages)
-	mux.HandleFunc("POST /v1/images", s.registerImage)
-	mux.HandleFunc("POST /v1/images/gc", s.collectImages)
-	mux.HandleFunc("GET "+one, s.getImage)
-	mux.HandleFunc("PUT "+one, s.uploadImage)
-	mux.HandleFunc("DELETE "+one, s.removeImage)
-	for _, verb := range []string{"cancel", "retry", "pin", "unpin", "verify"} {
-		mux.HandleFunc("POST "+one+"/"+verb, s.changeImage(verb))
-	}
-	mux.HandleFunc("GET "+one+"/inspection", s.inspectImage)
-	mux.HandleFunc("GET "+one+"/content", s.getContent)
-}
-
 // imageName is the pool and the name in a path; an empty pool for the one that stands for
 // whichever has it.
 func imageName(r *http.Request) (pool, name string) {
@@ -44,33 +29,35 @@ func imageName(r *http.Request) (pool, name string) {
 	return pool, r.PathValue("image")
 }
 
-func (s *server) listImages(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, s.agent.Images())
+func (s *Server) listImages(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, s.Agent.Images())
 }
 
 // getImage waits, with ?wait=10s, until nothing of the image is under way.
-func (s *server) getImage(w http.ResponseWriter, r *http.Request) {
+func (s *Server) getImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
-	i, err := s.agent.Image(pool, name)
-	if wait, e := time.ParseDuration(r.URL.Query().Get("wait")); e == nil && err == nil && wait > 0 {
-		ctx, cancel := withTimeout(r, min(wait, maxWait))
+	wait, err := waitOf(r)
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	i, err := s.Agent.Image(pool, name)
+	if err == nil && wait > 0 {
+		ctx, cancel := context.WithTimeout(r.Context(), wait)
 		defer cancel()
-		i, err = s.agent.WaitImage(ctx, i.Pool, i.Name)
+		i, err = s.Agent.WaitImage(ctx, i.Pool, i.Name)
 	}
 	respond(w, i, err)
 }
 
-// maxWait is the longest that a client is kept waiting.
-const maxWait = time.Minute
-
 // registerImage begins a download, or announces an upload.
-func (s *server) registerImage(w http.ResponseWriter, r *http.Request) {
+func (s *Server) registerImage(w http.ResponseWriter, r *http.Request) {
 	var req wire.ImageRequest
-	if err := decode(http.MaxBytesReader(w, r.Body, maxImageRequest), &req); err != nil {
+	if err := readJSONOf(w, r, &req, maxImageRequest); err != nil {
 		badRequest(w, err)
 		return
 	}
-	i, err := s.agent.RegisterImage(req, caller(r))
+	i, err := s.Agent.RegisterImage(req, caller(r))
 	if err != nil {
 		writeError(w, err)
 		return
@@ -82,16 +69,16 @@ func (s *server) registerImage(w http.ResponseWriter, r *http.Request) {
 // uploadImage takes the image as the request's body, or, without reading that, from a file
 // that the client has open, if its blocks can be shared. With ?announced=true it does so
 // only if what the image is to be compared with, which was posted before, is still known.
-func (s *server) uploadImage(w http.ResponseWriter, r *http.Request) {
+func (s *Server) uploadImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
-	var content io.Reader = r.Body
+	var content io.Reader = &patient{r.Body, http.NewResponseController(w)}
 	if f := openCallers(caller(r).PID, r.Header.Get(wire.DescriptorHeader)); f != nil {
 		defer f.Close()
-		if s.agent.CanClone(pool, f) {
+		if s.Agent.CanClone(pool, f) {
 			content = f
 		}
 	}
-	i, err := s.agent.UploadImage(r.Context(), pool, name, r.URL.Query().Get("announced") == "true", content, r.ContentLength, caller(r))
+	i, err := s.Agent.UploadImage(r.Context(), pool, name, r.URL.Query().Get("announced") == "true", content, r.ContentLength, caller(r))
 	if err != nil {
 		writeError(w, err)
 		return
@@ -132,24 +119,24 @@ func openCallers(pid int, descriptor string) *os.File {
 	return f
 }
 
-func (s *server) removeImage(w http.ResponseWriter, r *http.Request) {
+func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
-	if err := s.agent.RemoveImage(r.Context(), pool, name, caller(r)); err != nil {
+	if err := s.Agent.RemoveImage(r.Context(), pool, name, caller(r)); err != nil {
 		writeError(w, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (s *server) changeImage(verb string) http.HandlerFunc {
+func (s *Server) changeImage(verb string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		pool, name := imageName(r)
-		i, err := s.agent.ChangeImage(r.Context(), verb, pool, name, caller(r))
+		i, err := s.Agent.ChangeImage(r.Context(), verb, pool, name, caller(r))
 		respond(w, i, err)
 	}
 }
 
-func (s *server) collectImages(w http.ResponseWriter, r *http.Request) {
+func (s *Server) collectImages(w http.ResponseWriter, r *http.Request) {
 	var unused time.Duration
 	if text := r.URL.Query().Get("unused"); text != "" {
 		var err error
@@ -158,7 +145,7 @@ func (s *server) collectImages(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	all, err := s.agent.CollectImages(r.Context(), unused, r.URL.Query().Get("dry_run") == "true", caller(r))
+	all, err := s.Agent.CollectImages(r.Context(), unused, r.URL.Query().Get("dry_run") == "true", caller(r))
 	respond(w, all, err)
 }
 
@@ -167,21 +154,15 @@ func badRequest(w http.ResponseWriter, err error) {
 		Detail: "the request can't be read: " + err.Error(), Next: "see the API's description"})
 }
 
-func decode(r io.Reader, v any) error {
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	return d.Decode(v)
-}
-
 // inspectImage says all that there is to say of an image.
-func (s *server) inspectImage(w http.ResponseWriter, r *http.Request) {
+func (s *Server) inspectImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
-	if err := s.agent.IsDisc(pool, name); err != nil {
+	if err := s.Agent.IsDisc(pool, name); err != nil {
 		writeError(w, err)
 		return
 	}
 	var report iso.Report
-	err := s.agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) (err error) {
+	err := s.Agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) (err error) {
 		report, err = iso.Inspect(io.NewSectionReader(content, 0, size), size)
 		return err
 	})
@@ -190,10 +171,10 @@ func (s *server) inspectImage(w http.ResponseWriter, r *http.Request) {
 
 // getContent is the image itself, or a part of it (Range). Its end is sent when the image's
 // volume is off again: who has all of it may go on with the image at once.
-func (s *server) getContent(w http.ResponseWriter, r *http.Request) {
+func (s *Server) getContent(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
 	var body *withheld
-	err := s.agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) error {
+	err := s.Agent.ReadImage(r.Context(), pool, name, func(content io.ReaderAt, size int64) error {
 		body = &withheld{ResponseWriter: w}
 		w.Header().Set("Content-Type", "application/octet-stream")
 		http.ServeContent(body, r, "", time.Time{}, io.NewSectionReader(content, 0, size))

@@ -14,28 +14,14 @@ import (
 // maxMachineBody is of a request for a new machine, in bytes: with cloud-init's user data.
 const maxMachineBody = 1 << 20
 
-// machineRoutes are about machines that trayd itself runs, and about the screens of all.
-func (s *server) machineRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("POST /v1/vms", s.createVM)
-	mux.HandleFunc("PATCH /v1/vms/{vm}", s.changeVM)
-	mux.HandleFunc("DELETE /v1/vms/{vm}", s.removeVM)
-	mux.HandleFunc("POST /v1/vms/{vm}/start", s.startVM)
-	mux.HandleFunc("POST /v1/vms/{vm}/stop", s.stopVM)
-	mux.HandleFunc("POST /v1/vms/{vm}/kill", s.withoutBody(func(ctx context.Context, vm string, by agent.Caller) error { return s.agent.KillVM(ctx, vm, by) }))
-	mux.HandleFunc("POST /v1/vms/{vm}/reset", s.withoutBody(func(ctx context.Context, vm string, by agent.Caller) error { return s.agent.ResetVM(ctx, vm, by) }))
-	mux.HandleFunc("POST /v1/vms/{vm}/capture", s.captureVM)
-	mux.HandleFunc("GET /v1/vms/{vm}/screenshot", s.getScreenshot)
-	mux.HandleFunc("GET /v1/vms/{vm}/log", s.getLog)
-}
-
-func (s *server) createVM(w http.ResponseWriter, r *http.Request) {
+func (s *Server) createVM(w http.ResponseWriter, r *http.Request) {
 	// What a machine has unless the request says otherwise.
 	body := wire.MachineRequest{Definition: wire.Definition{VNC: true, Serial: true, GuestAgent: true}}
 	if err := readJSONOf(w, r, &body, maxMachineBody); err != nil {
 		badRequest(w, err)
 		return
 	}
-	vm, warnings, err := s.agent.CreateVM(r.Context(), body, caller(r))
+	vm, warnings, err := s.Agent.CreateVM(r.Context(), body, caller(r))
 	if err != nil {
 		writeError(w, err)
 		return
@@ -44,30 +30,37 @@ func (s *server) createVM(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, wire.MachineCreated{VM: vm, Warnings: warnings})
 }
 
-func (s *server) changeVM(w http.ResponseWriter, r *http.Request) {
+func (s *Server) changeVM(w http.ResponseWriter, r *http.Request) {
 	var body wire.MachineChange
 	if err := readJSON(w, r, &body); err != nil {
 		badRequest(w, err)
 		return
 	}
-	vm, err := s.agent.ChangeVM(r.Context(), r.PathValue("vm"), body, caller(r))
+	vm, err := s.Agent.ChangeVM(r.Context(), r.PathValue("vm"), body, caller(r))
 	respond(w, vm, err)
 }
 
-func (s *server) removeVM(w http.ResponseWriter, r *http.Request) {
-	if err := s.agent.RemoveVM(r.Context(), r.PathValue("vm"), r.URL.Query().Get("force") == "true", caller(r)); err != nil {
+func (s *Server) removeVM(w http.ResponseWriter, r *http.Request) {
+	if err := s.Agent.RemoveVM(r.Context(), r.PathValue("vm"), r.URL.Query().Get("force") == "true", caller(r)); err != nil {
 		writeError(w, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (s *server) startVM(w http.ResponseWriter, r *http.Request) {
-	began, err := s.agent.StartVM(r.Context(), r.PathValue("vm"), caller(r))
+func (s *Server) startVM(w http.ResponseWriter, r *http.Request) {
+	vm, by := r.PathValue("vm"), caller(r)
+	if s.background(w, r, "start", func(ctx context.Context) error {
+		_, err := s.Agent.StartVM(ctx, vm, by)
+		return err
+	}) {
+		return
+	}
+	began, err := s.Agent.StartVM(r.Context(), r.PathValue("vm"), caller(r))
 	respond(w, began, err)
 }
 
-func (s *server) stopVM(w http.ResponseWriter, r *http.Request) {
+func (s *Server) stopVM(w http.ResponseWriter, r *http.Request) {
 	var body wire.StopRequest
 	err := readJSON(w, r, &body)
 	var wait *time.Duration
@@ -80,18 +73,25 @@ func (s *server) stopVM(w http.ResponseWriter, r *http.Request) {
 		badRequest(w, err)
 		return
 	}
-	res, err := s.agent.StopVM(r.Context(), r.PathValue("vm"), wait, body.ThenForce, caller(r))
+	vm, by := r.PathValue("vm"), caller(r)
+	if s.background(w, r, "stop", func(ctx context.Context) error {
+		_, err := s.Agent.StopVM(ctx, vm, wait, body.ThenForce, by)
+		return err
+	}) {
+		return
+	}
+	res, err := s.Agent.StopVM(r.Context(), r.PathValue("vm"), wait, body.ThenForce, caller(r))
 	respond(w, res, err)
 }
 
 // captureVM begins to make an image of a machine's disk: it is waited for as any image is.
-func (s *server) captureVM(w http.ResponseWriter, r *http.Request) {
+func (s *Server) captureVM(w http.ResponseWriter, r *http.Request) {
 	var body wire.CaptureRequest
 	if err := readJSON(w, r, &body); err != nil {
 		badRequest(w, err)
 		return
 	}
-	i, err := s.agent.CaptureVM(r.Context(), r.PathValue("vm"), body, caller(r))
+	i, err := s.Agent.CaptureVM(r.Context(), r.PathValue("vm"), body, caller(r))
 	if err != nil {
 		writeError(w, err)
 		return
@@ -100,19 +100,19 @@ func (s *server) captureVM(w http.ResponseWriter, r *http.Request) {
 }
 
 // withoutBody answers a request that does one thing to a machine.
-func (s *server) withoutBody(f func(context.Context, string, agent.Caller) error) http.HandlerFunc {
+func (s *Server) withoutBody(f func(context.Context, string, agent.Caller) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := f(r.Context(), r.PathValue("vm"), caller(r)); err != nil {
 			writeError(w, err)
 			return
 		}
-		vm, err := s.agent.VM(r.Context(), r.PathValue("vm"))
+		vm, err := s.Agent.VM(r.Context(), r.PathValue("vm"))
 		respond(w, vm, err)
 	}
 }
 
-func (s *server) getScreenshot(w http.ResponseWriter, r *http.Request) {
-	picture, err := s.agent.Screenshot(r.Context(), r.PathValue("vm"))
+func (s *Server) getScreenshot(w http.ResponseWriter, r *http.Request) {
+	picture, err := s.Agent.Screenshot(r.Context(), r.PathValue("vm"))
 	if err != nil {
 		writeError(w, err)
 		return
@@ -126,8 +126,8 @@ func (s *server) getScreenshot(w http.ResponseWriter, r *http.Request) {
 // maxLogTail is how much of a serial console's log is shown at once, in bytes.
 const maxLogTail = 1 << 20
 
-func (s *server) getLog(w http.ResponseWriter, r *http.Request) {
-	log, err := s.agent.SerialLog(r.PathValue("vm"))
+func (s *Server) getLog(w http.ResponseWriter, r *http.Request) {
+	log, err := s.Agent.SerialLog(r.PathValue("vm"))
 	if err != nil {
 		writeError(w, err)
 		return

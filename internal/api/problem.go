@@ -42,6 +42,7 @@ var statuses = map[agent.Code]int{
 	agent.Truncated:      http.StatusUnprocessableEntity,
 	agent.DriveFixed:     http.StatusConflict,
 	agent.DriveOccupied:  http.StatusConflict,
+	agent.DriveEmpty:     http.StatusConflict,
 	agent.DriveBusy:      http.StatusConflict,
 	agent.NothingToStop:  http.StatusConflict,
 	agent.CancelledCode:  http.StatusConflict,

@@ -2,274 +2,166 @@ package api
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"os/user"
-	"strconv"
+	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/wire"
 )
 
-// Limits of the surface.
-const (
-	maxBody       = 64 << 10
-	maxHeader     = 16 << 10
-	headerTimeout = 10 * time.Second
-	idleTimeout   = 2 * time.Minute
-)
-
-type server struct {
-	agent   *agent.Agent
-	version string
-	closing context.Context
+// Options are what a Server is made of.
+type Options struct {
+	Agent   *agent.Agent
+	Version string
+	Log     *slog.Logger
+	// Groups are those whose members may use the unix socket.
+	Groups access.Groups
+	// Tokens are nil where nobody comes by another way than the unix socket.
+	Tokens *access.Tokens
+	// Clients are the roles of client certificates by their common names.
+	Clients map[string]access.Role
+	// Names are what this host is called by those who come over TCP; addresses and localhost
+	// are always right.
+	Names []string
+	// Hold keeps requests back until they can be answered; nil for none.
+	Hold func(http.Handler) http.Handler
+	// Page is what is at / and beneath /page/; nil for none.
+	Page http.Handler
+	// Observe is told of each request that was answered; nil for nobody.
+	Observe func(route, method string, status int, took time.Duration)
 }
 
-// NewServer returns the HTTP server; the caller serves it on a unix listener. Event
-// streams end when closing does, so that Shutdown isn't held up by them.
-func NewServer(closing context.Context, a *agent.Agent, version string, log *slog.Logger) *http.Server {
-	s := &server{agent: a, version: version, closing: closing}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/version", s.getVersion)
-	mux.HandleFunc("GET /v1/vms", s.listVMs)
-	mux.HandleFunc("GET /v1/vms/{vm}", s.getVM)
-	mux.HandleFunc("GET /v1/vms/{vm}/drives/{drive}", s.getDrive)
-	for _, verb := range []string{agent.Insert, agent.Replace, agent.Eject} {
-		mux.HandleFunc("POST /v1/vms/{vm}/drives/{drive}/"+verb, s.change(verb))
+// Server serves the API, and the page, on any number of listeners. What a request may do
+// depends on what it came by: see identify.
+type Server struct {
+	Options
+	http     *http.Server
+	mux      *http.ServeMux
+	routes   map[string]*route // by their patterns
+	sessions *access.Sessions
+	throttle *access.Throttle
+	tunnels  *tunnels
+	repeats  *repeats
+	conns    *connections
+	closing  context.Context
+}
+
+// New returns a server. Its streams end when closing does, so that Shutdown isn't held up by
+// them.
+func New(closing context.Context, o Options) *Server {
+	s := &Server{
+		Options: o, closing: closing, mux: http.NewServeMux(), routes: make(map[string]*route),
+		sessions: access.NewSessions(), throttle: access.NewThrottle(), tunnels: newTunnels(), repeats: newRepeats(), conns: newConnections(),
 	}
-	mux.HandleFunc("POST /v1/vms/{vm}/drives/{drive}/cancel", s.cancel)
-	mux.HandleFunc("GET /v1/operations/{id}", s.getOperation)
-	mux.HandleFunc("GET /v1/events", s.events)
-	s.imageRoutes(mux)
-	s.machineRoutes(mux)
-	s.consoleRoutes(mux)
-	mux.HandleFunc("GET /v1/volumes", s.listVolumes)
-	mux.HandleFunc("POST /v1/volumes/gc", s.collectVolumes)
-	mux.HandleFunc("GET /v1/status", s.getStatus)
-	mux.HandleFunc("GET /v1/state", s.getState)
-	mux.HandleFunc("GET /v1/state/check", s.checkState)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, &wire.Problem{Code: "no-such-page", Status: http.StatusNotFound,
-			Detail: fmt.Sprintf("no %s %s here", r.Method, r.URL.Path), Next: "the API begins at /v1/vms"})
-	})
-	return &http.Server{
-		Handler:           mux,
+	for _, r := range s.table() {
+		pattern := r.method + " " + r.path
+		s.routes[pattern] = &r
+		s.mux.Handle(pattern, r.handler)
+	}
+	s.mux.HandleFunc("/", s.noSuchPage)
+	handler := http.Handler(s)
+	if o.Hold != nil {
+		handler = o.Hold(s)
+	}
+	s.http = &http.Server{
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(context.WithValue(ctx, callerKey{}, callerOf(c)), connKey{}, c)
-		},
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), // clients that break off
+		ConnContext:       s.connContext,
+		ConnState:         s.conns.state,
 	}
+	return s
 }
 
-func (s *server) getVersion(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, wire.Version{Version: s.version, PID: os.Getpid()})
-}
+// Serve serves a listener until Shutdown or Close, and returns http.ErrServerClosed then. The
+// listener is of unix sockets, or of TLS.
+func (s *Server) Serve(l net.Listener) error { return s.http.Serve(s.conns.limit(l, s.Log)) }
 
-func (s *server) listVMs(w http.ResponseWriter, r *http.Request) {
-	writeJSON(w, http.StatusOK, s.agent.VMs(r.Context()))
-}
+// ServeTunnels serves the browsers that come through `trayctl ui`, until Shutdown or Close.
+func (s *Server) ServeTunnels() error { return s.http.Serve(s.tunnels) }
 
-func (s *server) getVM(w http.ResponseWriter, r *http.Request) {
-	v, err := s.agent.VM(r.Context(), r.PathValue("vm"))
-	respond(w, v, err)
-}
+// Shutdown waits until all requests are answered, or ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
-func (s *server) getDrive(w http.ResponseWriter, r *http.Request) {
-	d, err := s.agent.Drive(r.Context(), r.PathValue("vm"), driveName(r))
-	respond(w, d, err)
-}
+// Close ends all connections.
+func (s *Server) Close() error { return s.http.Close() }
 
-func (s *server) listVolumes(w http.ResponseWriter, r *http.Request) {
-	writeJSON(w, http.StatusOK, s.agent.Volumes(r.Context()))
-}
-
-func (s *server) collectVolumes(w http.ResponseWriter, r *http.Request) {
-	all, err := s.agent.CollectVolumes(r.Context(), r.URL.Query().Get("dry_run") == "true", caller(r))
-	respond(w, all, err)
-}
-
-func (s *server) getStatus(w http.ResponseWriter, r *http.Request) {
-	st := s.agent.Summary(r.Context())
-	st.Version, st.PID = s.version, os.Getpid()
-	writeJSON(w, http.StatusOK, st)
-}
-
-func (s *server) getState(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, s.agent.Records())
-}
-
-func (s *server) checkState(w http.ResponseWriter, r *http.Request) {
-	writeJSON(w, http.StatusOK, s.agent.Check(r.Context()))
-}
-
-func (s *server) getOperation(w http.ResponseWriter, r *http.Request) {
-	o, ok := s.agent.Operation(r.PathValue("id"))
-	if !ok {
-		writeProblem(w, &wire.Problem{Code: "no-such-operation", Status: http.StatusNotFound,
-			Detail: "no operation " + r.PathValue("id"), Next: "the last 256 are kept, until trayd restarts; `trayctl drives` shows each drive's last"})
-		return
+// ServeHTTP takes a request through what all have in common: who is it from, may they, was
+// it answered already.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	out := &reply{ResponseWriter: w, control: http.NewResponseController(w)}
+	_, pattern := s.mux.Handler(r)
+	to := s.routes[pattern]
+	header(out.Header())
+	if p := s.admit(out, &r, to); p != nil {
+		writeProblem(out, p)
+	} else {
+		s.once(to, out, r)
 	}
-	writeJSON(w, http.StatusOK, o.Status())
-}
-
-// change carries out one verb.
-func (s *server) change(verb string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var body wire.ChangeRequest
-		req := agent.Request{VM: r.PathValue("vm"), Drive: driveName(r), Verb: verb, By: caller(r)}
-		err := readJSON(w, r, &body)
-		if err == nil && body.Wait != "" {
-			var wait time.Duration
-			wait, err = time.ParseDuration(body.Wait)
-			req.Wait = &wait
+	if s.Observe != nil {
+		path := "other"
+		if to != nil {
+			path = to.path
 		}
-		if err != nil {
-			writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
-				Detail: "the request can't be read: " + err.Error(), Next: "see the API's description"})
-			return
-		}
-		req.Medium, req.Force, req.ThenForce, req.NoValidate = body.Medium, body.Force, body.ThenForce, body.NoValidate
-		o, err := s.agent.Start(req)
-		if err != nil {
-			writeError(w, err)
-			return
-		}
-		if r.URL.Query().Get("async") == "true" {
-			w.Header().Set("Location", "/v1/operations/"+o.ID)
-			writeJSON(w, http.StatusAccepted, o.Status())
-			return
-		}
-		p, err := o.Wait(r.Context())
-		switch {
-		case err != nil: // the client has gone; the operation goes on
-		case p.Err != nil:
-			writeError(w, p.Err)
-		default:
-			writeJSON(w, http.StatusOK, o.Status())
-		}
+		s.Observe(path, r.Method, out.answered(), time.Since(began))
 	}
 }
 
-func (s *server) cancel(w http.ResponseWriter, r *http.Request) {
-	o, err := s.agent.Cancel(r.PathValue("vm"), driveName(r), caller(r).Name)
-	if err != nil {
-		writeError(w, err)
-		return
+// header sets what each answer has. The page sets its own over it.
+func header(h http.Header) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+}
+
+// admit says why a request is refused; nil when it isn't. It notes in the request who it is
+// from.
+func (s *Server) admit(w http.ResponseWriter, r **http.Request, to *route) *wire.Problem {
+	if p := s.rightHost(*r); p != nil {
+		return p
 	}
-	if _, err := o.Wait(r.Context()); err == nil {
-		writeJSON(w, http.StatusOK, o.Status())
+	if p := crossOrigin(*r); p != nil {
+		return p
 	}
-}
-
-func withTimeout(r *http.Request, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(r.Context(), d)
-}
-
-func driveName(r *http.Request) string {
-	if name := r.PathValue("drive"); name != wire.OnlyDrive {
-		return name
-	}
-	return ""
-}
-
-func respond(w http.ResponseWriter, v any, err error) {
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, v)
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	send(w, "application/json", status, b)
-}
-
-// send sends an answer with its length, so that a client can tell when it breaks off.
-func send(w http.ResponseWriter, contentType string, status int, b []byte) {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
-	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // a client that has gone is no error of ours
-}
-
-// readJSON reads a body; an empty one leaves v as it is.
-func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	return readJSONOf(w, r, v, maxBody)
-}
-
-// readJSONOf is readJSON with a limit of its own, in bytes.
-func readJSONOf(w http.ResponseWriter, r *http.Request, v any, limit int64) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
-	d.DisallowUnknownFields()
-	switch err := d.Decode(v); {
-	case errors.Is(err, io.EOF):
+	if to != nil && to.role == access.None {
 		return nil
-	case err != nil:
-		return err
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one JSON value")
+	id, p := s.identify(w, *r)
+	if p != nil {
+		return p
+	}
+	*r = (*r).WithContext(context.WithValue((*r).Context(), identityKey{}, id))
+	if to != nil && id.Role < to.role {
+		return notAllowed(id, to.role, s.Groups)
 	}
 	return nil
 }
 
-type callerKey struct{}
-
-func caller(r *http.Request) agent.Caller {
-	c, _ := r.Context().Value(callerKey{}).(agent.Caller)
-	return c
-}
-
-type connKey struct{}
-
-// connection is what a request came by.
-func connection(r *http.Request) net.Conn {
-	c, _ := r.Context().Value(connKey{}).(net.Conn)
-	return c
-}
-
-// callerOf names the process at the other end of a unix connection, by the kernel's
-// word (SO_PEERCRED). Root and the user that trayd runs as are privileged.
-func callerOf(c net.Conn) agent.Caller {
-	unknown := agent.Caller{Name: "unknown"}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return unknown
+// noSuchPage answers what no route is for.
+func (s *Server) noSuchPage(w http.ResponseWriter, r *http.Request) {
+	var others []string
+	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := s.mux.Handler(probe); pattern != "/" {
+			others = append(others, method)
+		}
 	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return unknown
+	if len(others) > 0 {
+		w.Header().Set("Allow", strings.Join(others, ", "))
+		writeProblem(w, &wire.Problem{Code: "method-not-allowed", Status: http.StatusMethodNotAllowed,
+			Detail: fmt.Sprintf("no %s of %s", r.Method, r.URL.Path), Next: "use " + strings.Join(others, " or ")})
+		return
 	}
-	var cred *unix.Ucred
-	if err := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil || cred == nil {
-		return unknown
-	}
-	name := "uid " + strconv.Itoa(int(cred.Uid))
-	if u, err := user.LookupId(strconv.Itoa(int(cred.Uid))); err == nil {
-		name = u.Username
-	}
-	return agent.Caller{
-		Name:       fmt.Sprintf("%s (pid %d)", name, cred.Pid),
-		PID:        int(cred.Pid),
-		Privileged: cred.Uid == 0 || int(cred.Uid) == os.Getuid(),
-	}
+	writeProblem(w, &wire.Problem{Code: "no-such-page", Status: http.StatusNotFound,
+		Detail: fmt.Sprintf("no %s here", r.URL.Path), Next: "the API begins at /v1/vms; /v1/openapi.yaml describes it"})
 }

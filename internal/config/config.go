@@ -68,7 +68,10 @@ const (
 // API is where clients connect.
 type API struct {
 	Socket string
-	Group  string // may connect besides root; empty for root alone
+	// Group is whose members may change besides root, ViewGroup whose members may look;
+	// empty for nobody.
+	Group     string
+	ViewGroup string
 }
 
 // Tray is how discs are changed.

@@ -21,8 +21,9 @@ type file struct {
 	Look           string   `toml:"look"`
 	CommandTimeout string   `toml:"command_timeout"`
 	API            struct {
-		Socket string `toml:"socket"`
-		Group  string `toml:"group"`
+		Socket    string `toml:"socket"`
+		Group     string `toml:"group"`
+		ViewGroup string `toml:"view_group"`
 	} `toml:"api"`
 	Tray struct {
 		Wait       string `toml:"wait"`
@@ -102,7 +103,7 @@ func defaults() file {
 		Look:           "60s",
 		CommandTimeout: "5s",
 	}
-	f.API.Socket, f.API.Group = "/run/trayd/api.sock", "trayd"
+	f.API.Socket, f.API.Group, f.API.ViewGroup = "/run/trayd/api.sock", "trayd", "trayd-view"
 	f.Tray.Wait, f.Tray.GuestEject, f.Tray.Strategy = "10s", Release, Auto
 	f.Log.Level = "info"
 	f.Machines = defaultMachines()

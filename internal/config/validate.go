@@ -36,8 +36,9 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 		Look:           k.duration("look", f.Look, minLook, maxLook),
 		CommandTimeout: k.duration("command_timeout", f.CommandTimeout, minCommand, maxCommand),
 		API: API{
-			Socket: k.socket("api.socket", f.API.Socket),
-			Group:  k.group("api.group", f.API.Group),
+			Socket:    k.socket("api.socket", f.API.Socket),
+			Group:     k.group("api.group", f.API.Group),
+			ViewGroup: k.group("api.view_group", f.API.ViewGroup),
 		},
 		Tray: Tray{
 			Wait:       k.duration("tray.wait", f.Tray.Wait, minWait, maxWait),

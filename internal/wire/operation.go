@@ -19,6 +19,7 @@ const (
 	Activating Phase = "activating" // the volume that holds the disc
 	Changing   Phase = "changing"
 	Unsettled  Phase = "unsettled" // the outcome is not known; QEMU is being asked
+	Running    Phase = "running"   // of what is no change of disc, when no more is known
 	Ended      Phase = "ended"
 )
 

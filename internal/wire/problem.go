@@ -31,6 +31,7 @@ const (
 	AmbiguousDrive Code = "ambiguous-drive"
 	DriveFixed     Code = "drive-fixed"       // its disc can't be changed while the machine runs
 	DriveOccupied  Code = "drive-occupied"    // insert into a drive that has a disc
+	DriveEmpty     Code = "drive-empty"       // an action that needs a disc (Harvester)
 	DriveBusy      Code = "drive-busy"        // another operation is under way
 	DriveLocked    Code = "drive-locked"      // the guest holds the door
 	NothingToStop  Code = "nothing-to-cancel" // no operation that waits for a guest

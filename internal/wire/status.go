@@ -59,19 +59,25 @@ type MediumStatus struct {
 	Since    *time.Time `json:"since,omitempty"`
 }
 
-// OperationStatus is an operation, running or ended.
+// OperationStatus is an operation, running or ended: a change of disc (insert, change, eject),
+// a machine's start or stop, or an image's add, capture or verify, whose phases are the states
+// of an image.
 type OperationStatus struct {
 	ID       string     `json:"id"`
-	VM       string     `json:"vm"`
-	Drive    string     `json:"drive"`
+	VM       string     `json:"vm,omitempty"`
+	Drive    string     `json:"drive,omitempty"`
+	Image    string     `json:"image,omitempty"` // image:POOL/NAME
 	Verb     string     `json:"verb"`
 	Medium   string     `json:"medium,omitempty"`
 	By       string     `json:"by"`
 	Since    time.Time  `json:"since"`
 	Phase    Phase      `json:"phase"`
 	Deadline *time.Time `json:"deadline,omitempty"` // of the wait for the guest
-	Result   Result     `json:"result,omitempty"`
-	Reason   string     `json:"reason,omitempty"`
+	// Progress is of an image, while its bytes are coming.
+	Progress *ImageProgress `json:"progress,omitempty"`
+	Ended    time.Time      `json:"ended,omitzero"`
+	Result   Result         `json:"result,omitempty"`
+	Reason   string         `json:"reason,omitempty"`
 	// Error and Code are set when the operation failed or its outcome is unknown.
 	Error string `json:"error,omitempty"`
 	Code  Code   `json:"code,omitempty"`
