@@ -69,7 +69,11 @@ func (a *Agent) CanClone(pool string, f *os.File) bool { return a.images.CanClon
 
 // imageEnded is told what became of a download.
 func (a *Agent) imageEnded(e library.Event) {
-	t := a.trace(Caller{Name: askedByTrayd}, "download image", "image", e.Image.Name, "pool", e.Image.Pool, "source", e.Image.Source)
+	verb := "download image"
+	if strings.HasPrefix(e.Image.Source, "vm:") {
+		verb = "capture image"
+	}
+	t := a.trace(Caller{Name: askedByTrayd}, verb, "image", e.Image.Name, "pool", e.Image.Pool, "source", e.Image.Source)
 	t.began = e.Image.Added
 	t.end(forImage(e.Err))
 	if e.Err != nil {

@@ -347,6 +347,9 @@ func (o *Operation) left(before Record) []string {
 func (o *Operation) confirmed(ctx context.Context, s *session) bool {
 	c := o.drive.record().Change
 	st, err := blockdev.Observe(ctx, s.conn, o.drive.id())
+	if err == nil {
+		o.drive.saw(st)
+	}
 	return err == nil && c != nil && (c.Kind == Ejecting && st.Medium == nil || c.Kind == Loading && st.Node() == c.Node)
 }
 

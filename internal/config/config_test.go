@@ -22,7 +22,8 @@ func TestDefaults(t *testing.T) {
 		CommandTimeout: 5 * time.Second,
 		API:            API{Socket: "/run/trayd/api.sock", Group: "trayd"},
 		Tray:           Tray{Wait: 10 * time.Second, GuestEject: Release, Strategy: Auto},
-		Log:            Log{Level: slog.LevelInfo},
+		Log:            Log{Level: slog.LevelInfo, AuditFile: AuditAuto},
+		Hooks:          Hooks{Dir: "/etc/trayd/hooks.d", Timeout: 30 * time.Second},
 		Library:        Default().Library, // in TestLibraryDefaults
 		Machines: Machines{
 			Run: RunAuto, User: "trayd-vm", QEMU: "qemu-system-x86_64", QemuImg: "qemu-img",
@@ -47,7 +48,7 @@ func TestReferenceHoldsEveryKeyWithItsDefaultAndAComment(t *testing.T) {
 	at := lines([]byte(Reference()))
 	text := strings.Split(Reference(), "\n")
 	for _, k := range keys() {
-		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" || table == "flavour" {
+		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" || table == "flavour" || table == "webhook" {
 			// They have no defaults: the reference shows them in comments.
 			word := lastPart(k.name)
 			assert.Regexp(t, `(?m)^#.*(\[\[`+word+`\]\]|\b`+word+` = )`, Reference(), k.name)
@@ -81,6 +82,10 @@ guest_eject = "keep"
 strategy = "stepwise"
 [log]
 level = "debug"
+audit_file = "/var/log/changes.log"
+[hooks]
+dir = ""
+timeout = "5m"
 `))
 	require.Empty(t, problems)
 	assert.Equal(t, &Config{
@@ -88,7 +93,8 @@ level = "debug"
 		Attach: OnDemand, Look: 2 * time.Minute, CommandTimeout: 1500 * time.Millisecond,
 		API:      API{Socket: "/run/x.sock"},
 		Tray:     Tray{GuestEject: Keep, Strategy: Stepwise},
-		Log:      Log{Level: slog.LevelDebug},
+		Log:      Log{Level: slog.LevelDebug, AuditFile: "/var/log/changes.log"},
+		Hooks:    Hooks{Timeout: 5 * time.Minute},
 		Library:  Default().Library,  // in TestEveryKeyOfTheLibraryIsTakenOver
 		Machines: Default().Machines, // in TestEveryKeyOfMachinesIsTakenOver
 	}, c)

@@ -35,6 +35,20 @@ const (
 	EventMissed        = "missed"   // some events didn't come: look anew at what you follow
 )
 
+// EventTypes is all of them.
+func EventTypes() []string {
+	return []string{
+		EventVMAttached, EventVMLost, EventVMEnded, EventStarted,
+		EventWaiting, EventFailed, EventIncomplete, EventUnchanged,
+		EventLoaded, EventEjected, EventRolledBack, EventUnsettled,
+		EventSettled, EventGuestEjected, EventTrayPutRight, EventReleased,
+		EventReleaseWaits, EventVolumeCorrupt, EventImageAdded, EventImageRemoved,
+		EventImageFailed, EventVMCreated, EventVMRemoved, EventVMStarted,
+		EventVMStopped, EventVMFailed, EventVMInstalled, EventConflict,
+		EventMissed,
+	}
+}
+
 // Event is something that happened. IDs rise by one while trayd runs, and go on higher when
 // it is started anew; they stay below 2^53.
 type Event struct {
