@@ -46,7 +46,10 @@ func (c *cli) changeCommand(verb, short, long, example string) *cobra.Command {
 				body.Wait = wait.String()
 			}
 			if verb != wire.Eject {
-				body.Medium = localPath(args[1])
+				body.Medium = args[1]
+				if c.host.tls == nil {
+					body.Medium = localPath(args[1])
+				}
 			}
 			return c.change(cmd.Context(), t, verb, body)
 		}),
@@ -86,7 +89,7 @@ func (c *cli) request(ctx context.Context, t target, verb string, body wire.Chan
 	path := drivePath(t) + "/" + verb
 	err := c.client.do(ctx, "POST", path, body, op)
 	var problem *wire.Problem
-	if !errors.As(err, &problem) || wire.Code(problem.Code) != wire.NoSuchMedium || strings.Contains(body.Medium, "/") {
+	if !errors.As(err, &problem) || wire.Code(problem.Code) != wire.NoSuchMedium || strings.Contains(body.Medium, "/") || c.host.tls != nil {
 		return err
 	}
 	if _, e := os.Stat(body.Medium); e != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,16 +20,16 @@ import (
 	"github.com/trayd/trayd/internal/wire"
 )
 
-// client talks to the agent's API over its unix socket: one request a connection, in
-// HTTP/1.0, whose answer ends with the connection. This is not net/http: to bring that in
-// and to start it takes the kernel and the runtime 1 ms, a fifth of what a change of disc
-// takes as a whole (measured: `make bench`), and of all that it can do, this needs a line
-// of text before each body.
+// client talks to the agent's API over its unix socket, or to another host's over TLS: one
+// request a connection, in HTTP/1.0, whose answer ends with the connection. This is not
+// net/http: to bring that in and to start it takes the kernel and the runtime 1 ms, a fifth
+// of what a change of disc takes as a whole (measured: `make bench`), and of all that it can
+// do, this needs a line of text before each body.
 type client struct {
-	socket string
+	*host
 }
 
-func newClient(socket string) *client { return &client{socket: socket} }
+func newClient(socket string) *client { return &client{&host{socket: socket}} }
 
 // answer is a success, whose body the caller closes.
 type answer struct {
@@ -60,7 +61,7 @@ func (c *client) do(ctx context.Context, method, path string, in, out any) error
 		return err
 	}
 	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("the server at %s answered something else than was asked: is it trayd? %w", c.socket, err)
+		return fmt.Errorf("the server at %s answered something else than was asked: is it trayd? %w", c.String(), err)
 	}
 	return nil
 }
@@ -81,7 +82,7 @@ func (c *client) read(ctx context.Context, a *answer) ([]byte, error) {
 }
 
 func (c *client) brokeOff(err error) error {
-	return &unreachableError{socket: c.socket, err: fmt.Errorf("its answer broke off: %w", err)}
+	return &unreachableError{socket: c.String(), err: fmt.Errorf("its answer broke off: %w", err)}
 }
 
 // send sends a request with a body of size bytes, or, with -1, until its end. It ends with
@@ -92,10 +93,9 @@ func (c *client) send(ctx context.Context, method, path string, body io.Reader, 
 
 // sendWith is send with further fields of the head, each with the end of its line.
 func (c *client) sendWith(ctx context.Context, method, path, fields string, body io.Reader, size int64) (*answer, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.socket)
+	conn, err := c.dial(ctx)
 	if err != nil {
-		return nil, &unreachableError{socket: c.socket, err: err}
+		return nil, &unreachableError{socket: c.String(), remote: c.tls != nil, err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	a, err := c.exchange(conn, method, path, fields, body, size)
@@ -117,7 +117,7 @@ func (f closer) Close() error { return f() }
 
 // exchange writes the request and reads the answer's head (RFC 9112).
 func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Reader, size int64) (*answer, error) {
-	head := fmt.Sprintf("%s %s HTTP/1.0\r\nHost: trayd\r\n%sContent-Length: %d\r\n\r\n", method, path, fields, size)
+	head := fmt.Sprintf("%s %s HTTP/1.0\r\n%s%sContent-Length: %d\r\n\r\n", method, path, c.fields(), fields, size)
 	r := bufio.NewReader(conn)
 	text := textproto.NewReader(r)
 	large := size > maxInline || size < 0
@@ -128,7 +128,7 @@ func (c *client) exchange(conn net.Conn, method, path, fields string, body io.Re
 		}
 		// HTTP/1.1, for its 100 Continue: a refusal comes before the bytes are sent. Its
 		// answer is short, so it comes with its length and not in chunks.
-		head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: trayd\r\nConnection: close\r\nExpect: 100-continue\r\n%s%s\r\n\r\n", method, path, fields, length)
+		head = fmt.Sprintf("%s %s HTTP/1.1\r\n%sConnection: close\r\nExpect: 100-continue\r\n%s%s\r\n\r\n", method, path, c.fields(), fields, length)
 	} else if body != nil { // in one write: trayd is woken once
 		b, err := io.ReadAll(body)
 		if err != nil {
@@ -161,7 +161,7 @@ func (c *client) answered(line string, r *bufio.Reader) (*answer, error) {
 	code, _ := strconv.Atoi(status[:min(3, len(status))])
 	switch {
 	case !strings.HasPrefix(proto, "HTTP/1.") || code < 200:
-		return nil, fmt.Errorf("the server at %s answered %q: is it trayd?", c.socket, line)
+		return nil, fmt.Errorf("the server at %s answered %q: is it trayd?", c.String(), line)
 	case e != nil:
 		return nil, c.brokeOff(e)
 	}
@@ -179,7 +179,7 @@ func (c *client) answered(line string, r *bufio.Reader) (*answer, error) {
 	}
 	var p wire.Problem
 	if json.Unmarshal(b, &p) != nil || p.Code == "" {
-		return nil, fmt.Errorf("the server at %s answered %s: is it trayd?", c.socket, status)
+		return nil, fmt.Errorf("the server at %s answered %s: is it trayd?", c.String(), status)
 	}
 	return nil, &p
 }
@@ -237,6 +237,7 @@ func drivePath(t target) string {
 // unreachableError is an agent that can't be reached.
 type unreachableError struct {
 	socket string
+	remote bool // it is another host's
 	err    error
 }
 
@@ -253,9 +254,19 @@ func (e *unreachableError) connected() bool {
 	return !errors.As(e.err, &op) || op.Op != "dial"
 }
 
+// untrusted reports whether somebody answered whose certificate isn't the right one.
+func (e *unreachableError) untrusted() bool {
+	var wrong *tls.CertificateVerificationError
+	return errors.As(e.err, &wrong) || errors.Is(e.err, errFingerprint)
+}
+
 // next is what to check.
 func (e *unreachableError) next() string {
 	switch {
+	case e.untrusted():
+		return "trayd says the fingerprint of its certificate when it starts (`journalctl -u trayd` on the host): give that with --fingerprint, or who has signed it with --ca-file"
+	case e.remote && !e.connected():
+		return "is the host up, and does its trayd listen there (api.listen in its trayd.toml)?"
 	case errors.Is(e.err, fs.ErrPermission):
 		return "become root or a member of the group trayd (`sudo usermod -aG trayd $USER`, then log in again)"
 	case errors.Is(e.err, fs.ErrNotExist):

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,7 +17,7 @@ const defaultSocket = "/run/trayd/api.sock"
 // cli is one run of the command.
 type cli struct {
 	stdout, stderr io.Writer
-	socket         string
+	host           host
 	output         string // table or json
 	client         *client
 }
@@ -54,19 +54,18 @@ DRIVE may be left out when the machine has one CD drive.`,
   trayctl eject vm1`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if c.output != "table" && c.output != "json" {
 				return fmt.Errorf("no output format %q: use table or json", c.output)
 			}
-			c.client = newClient(c.socket)
-			return nil
+			if cmd.Flags().Changed("socket") {
+				c.host.url = "" // of the environment
+			}
+			c.client = &client{&c.host}
+			return c.host.prepare()
 		},
 	}
-	socket := os.Getenv("TRAYD_SOCKET")
-	if socket == "" {
-		socket = defaultSocket
-	}
-	root.PersistentFlags().StringVar(&c.socket, "socket", socket, "trayd's API socket, or $TRAYD_SOCKET")
+	c.host.flags(root)
 	root.PersistentFlags().StringVarP(&c.output, "output", "o", "table", "output format: table or json")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -81,7 +80,7 @@ DRIVE may be left out when the machine has one CD drive.`,
 		c.changeCommand(wire.Eject, "Take the disc out of a drive",
 			"Takes the disc out of a drive and closes the tray. An empty drive is a success.",
 			"  trayctl eject vm1\n  trayctl eject vm1/cd0 --force"),
-		c.cancelCommand(), c.eventsCommand(), c.stateCommand(), c.completionCommand(), c.versionCommand(),
+		c.cancelCommand(), c.forceCommand(), c.operationsCommand(), c.uiCommand(), c.tokenCommand(), c.eventsCommand(), c.stateCommand(), c.completionCommand(), c.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())
 	return root
@@ -208,7 +207,7 @@ func (c *cli) completeDrive(cmd *cobra.Command, args []string, _ string) ([]stri
 		return nil, cobra.ShellCompDirectiveDefault
 	}
 	var vms []wire.VMStatus
-	if newClient(c.socket).do(cmd.Context(), "GET", "/v1/vms", nil, &vms) != nil {
+	if c.complete(cmd.Context(), "/v1/vms", &vms) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string
@@ -221,6 +220,15 @@ func (c *cli) completeDrive(cmd *cobra.Command, args []string, _ string) ([]stri
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// complete asks for what a shell completes with: before a command runs, so that what it
+// prepares isn't there yet.
+func (c *cli) complete(ctx context.Context, path string, out any) error {
+	if err := c.host.prepare(); err != nil {
+		return err
+	}
+	return (&client{&c.host}).do(ctx, "GET", path, nil, out)
 }
 
 // must is for what only a programming error makes fail.

@@ -149,7 +149,7 @@ func (c *cli) ended(ctx context.Context, name string, err error) error {
 		fmt.Fprintf(c.stderr, "%s: %s\n", name, e.reason)
 		return nil
 	case e.code == closeAway:
-		return &unreachableError{socket: c.socket, err: errors.New(e.reason)}
+		return &unreachableError{socket: c.client.String(), err: errors.New(e.reason)}
 	}
 	return &wire.Problem{Code: "console-ended", VM: name, Detail: fmt.Sprintf("the console of VM %s was ended: %s", name, e.reason), Next: "open it again; what a serial console has said meanwhile is in `trayctl vm log " + name + "`"}
 }

@@ -288,7 +288,7 @@ func (c *cli) completeImage(cmd *cobra.Command, args []string, _ string) ([]stri
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var images []wire.Image
-	if newClient(c.socket).do(cmd.Context(), "GET", "/v1/images", nil, &images) != nil {
+	if c.complete(cmd.Context(), "/v1/images", &images) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string

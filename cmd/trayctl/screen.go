@@ -63,7 +63,7 @@ func (c *cli) screen(ctx context.Context, name, listen string) error {
 	var p *wire.Problem
 	if err := c.client.do(ctx, "GET", path, nil, nil); !errors.As(err, &p) || p.Code != upgradeRequired {
 		if err == nil {
-			err = fmt.Errorf("the server at %s doesn't speak WebSocket: is it trayd?", c.socket)
+			err = fmt.Errorf("the server at %s doesn't speak WebSocket: is it trayd?", c.client.String())
 		}
 		return err
 	}

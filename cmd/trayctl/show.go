@@ -198,7 +198,7 @@ func (c *cli) eventsCommand() *cobra.Command {
 			if ctx.Err() != nil {
 				return nil
 			}
-			return &unreachableError{socket: c.socket, err: fmt.Errorf("the stream of events ended: %w", io.ErrUnexpectedEOF)}
+			return &unreachableError{socket: c.client.String(), err: fmt.Errorf("the stream of events ended: %w", io.ErrUnexpectedEOF)}
 		}),
 	}
 }

@@ -228,7 +228,7 @@ func (c *cli) completeVM(cmd *cobra.Command, args []string, _ string) ([]string,
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var vms []wire.VMStatus
-	if newClient(c.socket).do(cmd.Context(), "GET", "/v1/vms", nil, &vms) != nil {
+	if c.complete(cmd.Context(), "/v1/vms", &vms) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string

@@ -68,10 +68,9 @@ func (e *endedError) Error() string { return "trayd ended the console: " + e.rea
 // webSocket opens the one at a path of the API. It is closed when the context ends. A
 // refusal is a *wire.Problem, as it is with do.
 func (c *client) webSocket(ctx context.Context, path string) (*webSocket, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.socket)
+	conn, err := c.dial(ctx)
 	if err != nil {
-		return nil, &unreachableError{socket: c.socket, err: err}
+		return nil, &unreachableError{socket: c.String(), err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	w, err := c.upgrade(conn, path)
@@ -88,7 +87,7 @@ func (c *client) webSocket(ctx context.Context, path string) (*webSocket, error)
 }
 
 func (c *client) upgrade(conn net.Conn, path string) (*webSocket, error) {
-	_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: trayd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", path, nonce)
+	_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\n%sConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", path, c.fields(), nonce)
 	if err != nil {
 		return nil, c.brokeOff(err)
 	}
@@ -102,14 +101,14 @@ func (c *client) upgrade(conn net.Conn, path string) (*webSocket, error) {
 		if _, err := c.answered(line, r); err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("the server at %s answered %q to a request for a WebSocket: is it trayd?", c.socket, line)
+		return nil, fmt.Errorf("the server at %s answered %q to a request for a WebSocket: is it trayd?", c.String(), line)
 	}
 	header, err := text.ReadMIMEHeader()
 	switch {
 	case err != nil:
 		return nil, c.brokeOff(err)
 	case header.Get("Sec-Websocket-Accept") != nonceOK:
-		return nil, fmt.Errorf("the server at %s doesn't speak WebSocket: is it trayd?", c.socket)
+		return nil, fmt.Errorf("the server at %s doesn't speak WebSocket: is it trayd?", c.String())
 	}
 	return &webSocket{client: c, conn: conn, r: r}, nil
 }
@@ -178,7 +177,7 @@ func (w *webSocket) next() error {
 }
 
 func (w *webSocket) garbled() error {
-	return fmt.Errorf("the server at %s sent something that is no frame of a console: is it trayd?", w.client.socket)
+	return fmt.Errorf("the server at %s sent something that is no frame of a console: is it trayd?", w.client.String())
 }
 
 func noEOF(err error) error {

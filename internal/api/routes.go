@@ -59,6 +59,7 @@ func (s *Server) table() []route {
 	all = append(all, s.imageRoutes()...)
 	all = append(all, s.hostRoutes()...)
 	all = append(all, s.accessRoutes()...)
+	all = append(all, s.healthRoutes()...)
 	return append(all, s.harvesterRoutes()...)
 }
 

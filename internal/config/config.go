@@ -67,15 +67,6 @@ const (
 	PoolMount = "mount"
 )
 
-// API is where clients connect.
-type API struct {
-	Socket string
-	// Group is whose members may change besides root, ViewGroup whose members may look;
-	// empty for nobody.
-	Group     string
-	ViewGroup string
-}
-
 // Tray is how discs are changed.
 type Tray struct {
 	Wait       time.Duration

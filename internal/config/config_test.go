@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/internal/access"
 )
 
 func TestDefaults(t *testing.T) {
@@ -20,7 +23,7 @@ func TestDefaults(t *testing.T) {
 		Attach:         Persistent,
 		Look:           time.Minute,
 		CommandTimeout: 5 * time.Second,
-		API:            API{Socket: "/run/trayd/api.sock", Group: "trayd"},
+		API:            API{Socket: "/run/trayd/api.sock", Group: "trayd", ViewGroup: "trayd-view", Names: []string{}},
 		Tray:           Tray{Wait: 10 * time.Second, GuestEject: Release, Strategy: Auto},
 		Log:            Log{Level: slog.LevelInfo, AuditFile: AuditAuto},
 		Hooks:          Hooks{Dir: "/etc/trayd/hooks.d", Timeout: 30 * time.Second},
@@ -48,7 +51,7 @@ func TestReferenceHoldsEveryKeyWithItsDefaultAndAComment(t *testing.T) {
 	at := lines([]byte(Reference()))
 	text := strings.Split(Reference(), "\n")
 	for _, k := range keys() {
-		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" || table == "flavour" || table == "webhook" {
+		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" || table == "flavour" || table == "webhook" || table == "client" {
 			// They have no defaults: the reference shows them in comments.
 			word := lastPart(k.name)
 			assert.Regexp(t, `(?m)^#.*(\[\[`+word+`\]\]|\b`+word+` = )`, Reference(), k.name)
@@ -75,7 +78,15 @@ media_roots = []
 attach = "on-demand"
 look = "2m"
 command_timeout = "1s500ms"
-api = { socket = "/run/x.sock", group = "" }
+[api]
+socket = "/run/x.sock"
+group = ""
+view_group = "look"
+listen = ["127.0.0.1:8440", "[::1]:8440"]
+names = ["edge7.example.com"]
+cert_file = "/c"
+key_file = "/k"
+client_ca_file = "/ca"
 [tray]
 wait = "0s"
 guest_eject = "keep"
@@ -86,12 +97,19 @@ audit_file = "/var/log/changes.log"
 [hooks]
 dir = ""
 timeout = "5m"
+[[client]]
+name = "fleet"
+role = "change"
 `))
 	require.Empty(t, problems)
 	assert.Equal(t, &Config{
 		StateDir: "/s", Monitors: []string{"/run/a/*.sock", "/run/b/[xy].qmp"}, MediaRoots: []string{},
 		Attach: OnDemand, Look: 2 * time.Minute, CommandTimeout: 1500 * time.Millisecond,
-		API:      API{Socket: "/run/x.sock"},
+		API: API{
+			Socket: "/run/x.sock", ViewGroup: "look", Names: []string{"edge7.example.com"},
+			Listen:   []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8440"), netip.MustParseAddrPort("[::1]:8440")},
+			CertFile: "/c", KeyFile: "/k", ClientCAFile: "/ca", Clients: map[string]access.Role{"fleet": access.Change},
+		},
 		Tray:     Tray{GuestEject: Keep, Strategy: Stepwise},
 		Log:      Log{Level: slog.LevelDebug, AuditFile: "/var/log/changes.log"},
 		Hooks:    Hooks{Timeout: 5 * time.Minute},
@@ -134,6 +152,12 @@ func TestMistakesNameLineKeyValueAndWhatIsAllowed(t *testing.T) {
 		{"level", "[log]\n\nlevel = 'INFO'", `F:3: log.level: "INFO" is none of "debug", "info", "warn", "error"`},
 		{"group", "[api]\ngroup = 'root user'", `F:2: api.group: "root user" can't be a group's name`},
 		{"group of digits", "[api]\ngroup = '0'", `F:2: api.group: "0" can't be a group's name`},
+		{"no port", "[api]\nlisten = ['127.0.0.1']", `F:2: api.listen: "127.0.0.1" is not an address and a port`},
+		{"a name to listen at", "[api]\nlisten = ['edge7:8440']", `F:2: api.listen: "edge7:8440" is not an address and a port`},
+		{"no name", "[api]\nnames = ['a b']", `F:2: api.names: "a b" is not a host's name`},
+		{"a key alone", "[api]\nkey_file = '/k'", `cert_file and key_file belong together`},
+		{"no role", "[api]\nclient_ca_file = '/ca'\n[[client]]\nname = 'a'\nrole = 'root'", `F:5: client[0].role: there is no role "root"`},
+		{"twice a client", "[api]\nclient_ca_file = '/ca'\n[[client]]\nname = 'a'\nrole = 'view'\n[[client]]\nname = 'a'\nrole = 'view'", `F:7: client[1].name: "a" is there twice`},
 		{"group too long", "[api]\ngroup = '" + strings.Repeat("g", 33) + "'", "can't be a group's name"},
 		{"socket is a directory", "[api]\nsocket = '/run/trayd/'", `F:2: api.socket: "/run/trayd/" is a directory's name`},
 		{"socket too long", "[api]\nsocket = '/" + strings.Repeat("x", 107) + "'", `has 108 bytes; the kernel takes at most 107`},

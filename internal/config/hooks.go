@@ -25,8 +25,9 @@ type Hooks struct {
 
 // Webhook is a URL that gets events. Empty Types or VMs are all.
 type Webhook struct {
-	URL, SecretFile, CAFile string
-	Types, VMs              []string
+	URL, SecretFile string
+	Types, VMs      []string
+	CAFile          string
 }
 
 type fileHooks struct {

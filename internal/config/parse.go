@@ -14,18 +14,15 @@ import (
 // file is the file as it is written. Durations are strings here, so that what is
 // wrong with one can be said in our words.
 type file struct {
-	StateDir       string   `toml:"state_dir"`
-	Monitors       []string `toml:"monitors"`
-	MediaRoots     []string `toml:"media_roots"`
-	Attach         string   `toml:"attach"`
-	Look           string   `toml:"look"`
-	CommandTimeout string   `toml:"command_timeout"`
-	API            struct {
-		Socket    string `toml:"socket"`
-		Group     string `toml:"group"`
-		ViewGroup string `toml:"view_group"`
-	} `toml:"api"`
-	Tray struct {
+	StateDir       string       `toml:"state_dir"`
+	Monitors       []string     `toml:"monitors"`
+	MediaRoots     []string     `toml:"media_roots"`
+	Attach         string       `toml:"attach"`
+	Look           string       `toml:"look"`
+	CommandTimeout string       `toml:"command_timeout"`
+	API            fileAPI      `toml:"api"`
+	Client         []fileClient `toml:"client"`
+	Tray           struct {
 		Wait       string `toml:"wait"`
 		GuestEject string `toml:"guest_eject"`
 		Strategy   string `toml:"strategy"`
@@ -106,7 +103,7 @@ func defaults() file {
 		Look:           "60s",
 		CommandTimeout: "5s",
 	}
-	f.API.Socket, f.API.Group, f.API.ViewGroup = "/run/trayd/api.sock", "trayd", "trayd-view"
+	f.API = defaultAPI()
 	f.Tray.Wait, f.Tray.GuestEject, f.Tray.Strategy = "10s", Release, Auto
 	f.Log.Level, f.Log.AuditFile = "info", AuditAuto
 	f.Hooks = fileHooks{Dir: "/etc/trayd/hooks.d", Timeout: "30s"}

@@ -35,11 +35,7 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 		Attach:         k.word("attach", f.Attach, Persistent, OnDemand),
 		Look:           k.duration("look", f.Look, minLook, maxLook),
 		CommandTimeout: k.duration("command_timeout", f.CommandTimeout, minCommand, maxCommand),
-		API: API{
-			Socket:    k.socket("api.socket", f.API.Socket),
-			Group:     k.group("api.group", f.API.Group),
-			ViewGroup: k.group("api.view_group", f.API.ViewGroup),
-		},
+		API:            k.api(f.API, f.Client),
 		Tray: Tray{
 			Wait:       k.duration("tray.wait", f.Tray.Wait, minWait, maxWait),
 			GuestEject: k.word("tray.guest_eject", f.Tray.GuestEject, Release, Keep),

@@ -58,6 +58,10 @@ func kind(verb string) string {
 	case "insert", "change", "eject", "cancel", "force", "guest-eject", "settle", "roll-back", "put-right",
 		"create", "set", "rm", "start", "stop", "kill", "reset", "console", "capture", "reload":
 		return verb
+	case "sign in", "open page":
+		return "access"
+	case "create token", "revoke token":
+		return "token"
 	case "set autostart":
 		return "set"
 	case "register image", "add image", "remove image", "download image", "capture image", "cancel image", "retry image", "pin image", "unpin image", "verify image":
