@@ -14,7 +14,7 @@ func (d *daemon) reload() {
 	d.tell(d.notifier.Reloading())
 	next, err := config.Load(d.path)
 	if err != nil {
-		log.Warn("refused or failed", "error", err, "took", time.Since(began))
+		log.Warn("failed", "error", err, "took", time.Since(began))
 		d.log.Error("the new configuration is refused; the old one stays in effect", "error", err)
 		d.tell(d.notifier.Ready("the new configuration is refused, see the log; the old one stays in effect"))
 		return

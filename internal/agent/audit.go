@@ -21,7 +21,7 @@ func (a *Agent) trace(by Caller, verb string, what ...any) trace {
 func (t trace) end(err error, more ...any) {
 	log := t.log.With(more...).With("took", time.Since(t.began).Round(time.Microsecond))
 	if err != nil {
-		log.Warn("refused or failed", "code", string(CodeOf(err)), "error", err)
+		log.Warn("failed", "code", string(CodeOf(err)), "error", err)
 		return
 	}
 	log.Info("done")

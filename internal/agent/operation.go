@@ -482,7 +482,7 @@ func auditOperation(o *Operation, outcome *Outcome, err error) {
 		log.Warn("done, not cleaned up", "code", Incomplete, "error", err)
 		return
 	case err != nil:
-		log.Warn("refused or failed", "code", CodeOf(err), "error", err)
+		log.Warn("failed", "code", CodeOf(err), "error", err)
 		return
 	}
 	log.Info("done", "result", outcome.Result, "reason", outcome.Reason)

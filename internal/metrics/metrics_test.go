@@ -127,7 +127,7 @@ func TestDocuments(t *testing.T) {
 		found := name.FindAllString(string(b), -1)
 		require.NotEmpty(t, found, file)
 		for _, n := range found {
-			require.Regexp(t, `(?m)^`+n+`[{ ]`, text, "%s looks at %s", file, n)
+			require.Regexp(t, `(?m)^(# TYPE )?`+n+`[{ ]`, text, "%s looks at %s", file, n)
 		}
 	}
 }
