@@ -59,6 +59,7 @@ type Options struct {
 // Agent looks after the discs of a host's machines. Its methods are safe for
 // concurrent use.
 type Agent struct {
+	changes atomic.Uint64 // see Changes
 	options atomic.Pointer[Options]
 	log     *slog.Logger
 	journal *state.Journal
@@ -352,7 +353,12 @@ func (a *Agent) list() []*vm {
 // comes next. The caller closes it.
 func (a *Agent) Subscribe(after uint64) *Subscriber { return a.bus.subscribe(after) }
 
+// Changes counts what trayd has done or heard of that may show in a machine's status. What
+// QEMU doesn't tell (a guest that locks the door, another client on another monitor) isn't in.
+func (a *Agent) Changes() uint64 { return a.changes.Load() }
+
 func (a *Agent) publish(e Event) {
+	a.changes.Add(1)
 	a.bus.publish(e)
 	if a.auditEvent(e) {
 		return

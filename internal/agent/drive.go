@@ -79,6 +79,7 @@ func (d *drive) record() Record {
 }
 
 func (d *drive) setRecord(rec Record) {
+	defer d.vm.a.changes.Add(1)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if rec.Asked != nil && (d.rec.Asked == nil || *rec.Asked != *d.rec.Asked) {

@@ -146,6 +146,7 @@ func (o *Operation) busy() error {
 
 // free lets others use the drive.
 func (o *Operation) free() {
+	defer o.drive.vm.a.changes.Add(1)
 	o.drive.mu.Lock()
 	defer o.drive.mu.Unlock()
 	if o.drive.op == o {

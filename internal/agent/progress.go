@@ -36,6 +36,7 @@ func (o *Operation) Progress() Progress {
 func (o *Operation) Phase() Phase { return o.Progress().Phase }
 
 func (o *Operation) setPhase(p Phase) {
+	defer o.drive.vm.a.changes.Add(1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.phase = p
@@ -43,6 +44,7 @@ func (o *Operation) setPhase(p Phase) {
 
 // setWaiting reports whether it is the first time.
 func (o *Operation) setWaiting(deadline time.Time) bool {
+	defer o.drive.vm.a.changes.Add(1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	first := o.deadline.IsZero()

@@ -278,6 +278,7 @@ func (s *session) follow() {
 	missed := uint64(0)
 	for e := range s.events.C {
 		s.vm.a.machines.event(s, e)
+		s.vm.a.changes.Add(1)
 		switch e.Name {
 		case "DEVICE_TRAY_MOVED":
 			s.trayMoved(e)

@@ -38,7 +38,7 @@ func (a *Agent) VMs(ctx context.Context) []VMStatus {
 	all := make([]VMStatus, len(vms))
 	var wg sync.WaitGroup
 	for i, v := range vms {
-		wg.Go(func() { all[i] = v.status(ctx) })
+		wg.Go(func() { all[i] = v.status() })
 	}
 	wg.Wait()
 	for i := range all {
@@ -59,7 +59,7 @@ func (a *Agent) VM(ctx context.Context, name string) (VMStatus, error) {
 		if err != nil {
 			return VMStatus{}, err
 		}
-		out = v.status(ctx)
+		out = v.status()
 	}
 	a.machines.show(ctx, &out)
 	return out, nil
@@ -78,7 +78,7 @@ func (a *Agent) Drive(ctx context.Context, vmName, name string) (DriveStatus, er
 	if err != nil {
 		return DriveStatus{}, err
 	}
-	for _, s := range v.status(ctx).Drives {
+	for _, s := range v.status().Drives {
 		if s.Name == d.name {
 			return s, nil
 		}
@@ -86,8 +86,15 @@ func (a *Agent) Drive(ctx context.Context, vmName, name string) (DriveStatus, er
 	return d.status(nil), nil
 }
 
-func (v *vm) status(ctx context.Context) VMStatus {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+// status shows the machine. Those who ask at the same time are answered by one look.
+func (v *vm) status() VMStatus {
+	out := v.looks.Do(v.statusNow)
+	out.Drives = slices.Clone(out.Drives)
+	return out
+}
+
+func (v *vm) statusNow() VMStatus {
+	ctx, cancel := context.WithTimeout(v.a.ctx, statusTimeout)
 	defer cancel()
 	v.mu.Lock()
 	out := VMStatus{Name: v.name, Socket: v.path, PID: v.process.PID, State: "unreachable", Drives: []DriveStatus{}}

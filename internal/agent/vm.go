@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/trayd/trayd/internal/look"
 	"github.com/trayd/trayd/qmp"
 )
 
@@ -30,6 +31,7 @@ type vm struct {
 	once  sync.Once     // closes tried
 	kick  chan struct{} // wakes the supervisor
 	gate  chan struct{} // holds a token while somebody connects
+	looks look.Shared[VMStatus]
 
 	mu       sync.Mutex // guards below
 	path     string

@@ -64,7 +64,10 @@ func send(w http.ResponseWriter, contentType string, status int, b []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // a client that has gone is no error of ours
+	_, err := w.Write(b) // b may be others' too: nothing is appended to it
+	if err == nil {
+		_, _ = w.Write([]byte{'\n'}) // a client that has gone is no error of ours
+	}
 }
 
 // readJSON reads a body; an empty one leaves v as it is.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/look"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -54,6 +55,7 @@ type Server struct {
 	tunnels  *tunnels
 	repeats  *repeats
 	conns    *connections
+	vms      look.Recent[[]byte]
 	closing  context.Context
 }
 
@@ -94,7 +96,13 @@ func (s *Server) Serve(l net.Listener) error { return s.http.Serve(s.conns.limit
 func (s *Server) ServeTunnels() error { return s.http.Serve(s.tunnels) }
 
 // Shutdown waits until all requests are answered, or ctx ends.
-func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err == nil { // else there may be requests yet
+		s.vms.Wait()
+	}
+	return err
+}
 
 // Close ends all connections.
 func (s *Server) Close() error { return s.http.Close() }

@@ -1,0 +1,68 @@
+package look
+
+import (
+	"sync"
+	"time"
+)
+
+// Recent is a look whose result counts for a while, as long as nothing is known to have
+// happened: for what is asked for more often than it can be looked at. Its zero value is
+// ready; it may be used by several goroutines.
+type Recent[T any] struct {
+	shared Shared[seen[T]]
+
+	mu         sync.Mutex // guards all below
+	last       seen[T]
+	refreshing bool
+	work       sync.WaitGroup // of looks that nobody waits for
+}
+
+// seen is the result of one look.
+type seen[T any] struct {
+	value T
+	began time.Time // of the look
+	mark  uint64    // what was known to have happened then
+}
+
+// Do returns what f saw, at most limit before Do was called, and after what mark counts last
+// changed. When half of that time is over f is called by itself, so that nobody has to wait
+// for it; Wait waits for those calls.
+func (r *Recent[T]) Do(limit time.Duration, mark func() uint64, f func() T) T {
+	now, marked := time.Now(), mark()
+	r.mu.Lock()
+	last := r.last
+	fresh := !last.began.IsZero() && last.mark == marked && now.Sub(last.began) < limit
+	refresh := fresh && now.Sub(last.began) > limit/2 && !r.refreshing
+	if refresh {
+		r.refreshing = true
+		r.work.Add(1)
+	}
+	r.mu.Unlock()
+	if refresh {
+		go func() {
+			defer r.work.Done()
+			r.look(mark, f)
+			r.mu.Lock()
+			r.refreshing = false
+			r.mu.Unlock()
+		}()
+	}
+	if fresh {
+		return last.value
+	}
+	return r.look(mark, f).value
+}
+
+func (r *Recent[T]) look(mark func() uint64, f func() T) seen[T] {
+	return r.shared.Do(func() seen[T] {
+		n := seen[T]{began: time.Now(), mark: mark()}
+		n.value = f()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.last = n
+		return n
+	})
+}
+
+// Wait waits for the looks that go on by themselves. No Do may come after it.
+func (r *Recent[T]) Wait() { r.work.Wait() }
