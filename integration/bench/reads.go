@@ -143,7 +143,9 @@ func (d *daemon) read(ctx context.Context, path func(int) string) ([]time.Durati
 			mu.Lock()
 			defer mu.Unlock()
 			took = append(took, time.Since(due))
-			failed = errors.Join(failed, err)
+			if failed == nil {
+				failed = err
+			}
 		})
 	}
 	work.Wait()
