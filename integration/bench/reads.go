@@ -45,7 +45,7 @@ func (b *bench) reads(ctx context.Context) error {
 	if err := pin(d.cmd.Process.Pid, ours); err != nil {
 		return err
 	}
-	time.Sleep(10 * time.Second) // it has asked the QEMUs for their features
+	time.Sleep(10 * time.Second)                // it has asked the QEMUs for their features
 	other := filepath.Join(b.dir, "reads-bare") // trayd has the others' monitors
 	if err := b.machines(other, "raw", 1); err != nil {
 		return err
