@@ -394,7 +394,7 @@ func TestConsoleLimits(t *testing.T) {
 	began := time.Now()
 	r.stop()
 	require.Less(t, time.Since(began), 4*time.Second)
-	require.Equal(t, 2*agent.MaxConsoles, strings.Count(r.log.String(), "console=vnc duration="))
+	require.Equal(t, 2*agent.MaxConsoles, strings.Count(r.log.String(), "console=vnc took="))
 	require.Contains(t, r.log.String(), "reason=\"trayd stops\"")
 }
 
