@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -25,6 +26,14 @@ const (
 func (b *bench) reads(ctx context.Context) error {
 	fmt.Printf("%d reads a second, %d machines ...\n", readRate, crowd)
 	dir := filepath.Join(b.dir, "reads")
+	ours, others, all, err := cores()
+	if err != nil {
+		return err
+	}
+	if err := pin(os.Getpid(), others); err != nil { // and what is started from here
+		return err
+	}
+	defer pin(os.Getpid(), all) // as it was
 	if err := b.machines(dir, "vm", crowd); err != nil {
 		return err
 	}
@@ -33,10 +42,10 @@ func (b *bench) reads(ctx context.Context) error {
 		return err
 	}
 	defer d.stop()
-	if err := onOneCore(d.cmd.Process.Pid); err != nil {
+	if err := pin(d.cmd.Process.Pid, ours); err != nil {
 		return err
 	}
-	time.Sleep(3 * time.Second) // its first looks are over
+	time.Sleep(10 * time.Second)                // it has asked the QEMUs for their features
 	other := filepath.Join(b.dir, "reads-bare") // trayd has the others' monitors
 	if err := b.machines(other, "raw", 1); err != nil {
 		return err
@@ -76,28 +85,37 @@ func (b *bench) reads(ctx context.Context) error {
 	return nil
 }
 
-// onOneCore keeps all threads of a process on the first processor that it may use.
-func onOneCore(pid int) error {
-	var set, one unix.CPUSet
-	if err := unix.SchedGetaffinity(pid, &set); err != nil {
-		return err
+// cores are the first processor that this process may use, which trayd gets for itself, and
+// the others, which have the machines and those who ask.
+func cores() (first, others, all unix.CPUSet, err error) {
+	if err := unix.SchedGetaffinity(os.Getpid(), &all); err != nil {
+		return first, others, all, err
 	}
-	for cpu := 0; ; cpu++ {
-		if set.IsSet(cpu) {
-			one.Set(cpu)
-			break
+	others = all
+	for cpu := range len(others) * 64 {
+		if others.IsSet(cpu) {
+			first.Set(cpu)
+			if others.Count() > 1 {
+				others.Clear(cpu)
+			}
+			return first, others, all, nil
 		}
 	}
+	return first, others, all, errors.New("no processor may be used")
+}
+
+// pin keeps all threads of a process on some processors, and those that they start.
+func pin(pid int, to unix.CPUSet) error {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	if err != nil {
 		return err
 	}
-	for _, t := range threads { // those to come have it from these
+	for _, t := range threads {
 		var tid int
 		if _, err := fmt.Sscan(filepath.Base(t), &tid); err != nil {
 			return err
 		}
-		if err := unix.SchedSetaffinity(tid, &one); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := unix.SchedSetaffinity(tid, &to); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}
@@ -125,7 +143,9 @@ func (d *daemon) read(ctx context.Context, path func(int) string) ([]time.Durati
 			mu.Lock()
 			defer mu.Unlock()
 			took = append(took, time.Since(due))
-			failed = errors.Join(failed, err)
+			if failed == nil {
+				failed = err
+			}
 		})
 	}
 	work.Wait()

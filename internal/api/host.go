@@ -23,7 +23,7 @@ func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request) {
 }
 
 // vmsAge is how old the list of all machines may be, as long as trayd has neither done nor
-// heard of anything since. One machine, and one drive, are looked at for each question.
+// heard of anything since; up to ten times that where it takes long to look at them all. One machine, and one drive, are looked at for each question.
 const vmsAge = 100 * time.Millisecond
 
 func (s *Server) listVMs(w http.ResponseWriter, _ *http.Request) {

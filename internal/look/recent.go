@@ -21,16 +21,31 @@ type Recent[T any] struct {
 type seen[T any] struct {
 	value T
 	began time.Time // of the look
-	mark  uint64    // what was known to have happened then
+	took  time.Duration
+	mark  uint64 // what was known to have happened then
+}
+
+// Looks may take a quarter of the time: a result counts for idle times as long as it took to
+// get, of which a new one is begun in the middle; but for no longer than stretch times the
+// limit.
+const (
+	idle    = 8
+	stretch = 10
+)
+
+// limit is how long a result counts, at least.
+func (s *seen[T]) limit(limit time.Duration) time.Duration {
+	return min(max(limit, idle*s.took), stretch*limit)
 }
 
 // Do returns what f saw, at most limit before Do was called, and after what mark counts last
-// changed. When half of that time is over f is called by itself, so that nobody has to wait
+// changed. Where f takes long, limit is up to ten times as long. When half of that time is over f is called by itself, so that nobody has to wait
 // for it; Wait waits for those calls.
 func (r *Recent[T]) Do(limit time.Duration, mark func() uint64, f func() T) T {
 	now, marked := time.Now(), mark()
 	r.mu.Lock()
 	last := r.last
+	limit = last.limit(limit)
 	fresh := !last.began.IsZero() && last.mark == marked && now.Sub(last.began) < limit
 	refresh := fresh && now.Sub(last.began) > limit/2 && !r.refreshing
 	if refresh {
@@ -57,6 +72,7 @@ func (r *Recent[T]) look(mark func() uint64, f func() T) seen[T] {
 	return r.shared.Do(func() seen[T] {
 		n := seen[T]{began: time.Now(), mark: mark()}
 		n.value = f()
+		n.took = time.Since(n.began)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.last = n
