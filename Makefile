@@ -100,6 +100,7 @@ install: ## into $(DESTDIR)/usr: both programs, the units, the group; /etc/trayd
 	install -D -m 644 systemd/polkit-1/rules.d/trayd.rules $(DESTDIR)/usr/share/polkit-1/rules.d/trayd.rules
 	install -D -m 644 systemd/sysusers.d/trayd.conf $(DESTDIR)/usr/lib/sysusers.d/trayd.conf
 	install -D -m 644 systemd/tmpfiles.d/trayd.conf $(DESTDIR)/usr/lib/tmpfiles.d/trayd.conf
+	install -D -m 644 systemd/logrotate.d/trayd $(DESTDIR)/etc/logrotate.d/trayd
 	@if [ -z "$(DESTDIR)" ] && command -v systemd-sysusers >/dev/null; then systemd-sysusers trayd.conf && systemd-tmpfiles --create trayd.conf; fi
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -394,7 +395,7 @@ func TestConsoleLimits(t *testing.T) {
 	began := time.Now()
 	r.stop()
 	require.Less(t, time.Since(began), 4*time.Second)
-	require.Equal(t, 2*agent.MaxConsoles, strings.Count(r.log.String(), "console=vnc duration="))
+	require.Equal(t, 2*agent.MaxConsoles, len(regexp.MustCompile(`msg=closed audit=true .* console=vnc `).FindAllString(r.log.String(), -1)))
 	require.Contains(t, r.log.String(), "reason=\"trayd stops\"")
 }
 

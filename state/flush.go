@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"time"
 )
 
 // flush writes the requests, makes them durable, and sets their outcomes. The caller is the flusher.
@@ -20,6 +21,7 @@ func (j *Journal) flush(requests []request) {
 	if count == 0 {
 		return
 	}
+	began := time.Now()
 	if _, err := j.file.WriteAt(j.buf, j.size); err != nil {
 		j.undo()
 		if j.stickyError() == nil && count > 1 {
@@ -47,7 +49,7 @@ func (j *Journal) flush(requests []request) {
 		setPending(requests, err)
 		return
 	}
-	j.apply(requests, count)
+	j.apply(requests, count, time.Since(began))
 }
 
 // encodeAll writes the lines of the requests that are not refused to buf, and counts them.
@@ -71,12 +73,13 @@ func (j *Journal) encodeAll(requests []request) (count int) {
 }
 
 // apply brings durable requests into the state.
-func (j *Journal) apply(requests []request, count int) {
+func (j *Journal) apply(requests []request, count int, took time.Duration) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.size += int64(len(j.buf))
 	j.next += uint64(count)
 	j.stats.Syncs++
+	j.stats.SyncTime.add(took)
 	for _, r := range requests {
 		if r.err != nil {
 			continue

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Options change how a journal is kept. The zero value is the usual way.
@@ -64,6 +65,31 @@ type Stats struct {
 	Compactions  uint64 // since the journal was opened
 	CompactError error  // why the last compaction was put off; nil after one that succeeded
 	DroppedTorn  bool   // a torn last write was dropped when the journal was opened
+	Refused      uint64 // changes that were not written since the journal was opened
+	SyncTime     Durations
+}
+
+// Durations is how long the writes of changes took, each with its fdatasync.
+type Durations struct {
+	Sum time.Duration
+	// Within counts those that took at most DurationBounds()[i]; the last those that took longer.
+	Within [12]uint64
+}
+
+// DurationBounds are the bounds of Durations.
+func DurationBounds() []time.Duration {
+	const us, ms = time.Microsecond, time.Millisecond
+	return []time.Duration{100 * us, 250 * us, 500 * us, ms, 2500 * us, 5 * ms, 10 * ms, 25 * ms, 100 * ms, 500 * ms, 2500 * ms}
+}
+
+func (d *Durations) add(took time.Duration) {
+	d.Sum += took
+	bounds := DurationBounds()
+	i := 0
+	for i < len(bounds) && took > bounds[i] {
+		i++
+	}
+	d.Within[i]++
 }
 
 // Open opens the journal at path, or creates it, and takes its lock. A torn last line is cut off durably. The errors

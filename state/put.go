@@ -125,6 +125,7 @@ func (j *Journal) commit(r request) error {
 	} else {
 		j.flush(b.requests)
 	}
+	j.count(b.requests)
 	err := b.requests[0].err
 	if b.done != nil {
 		close(b.done)
@@ -142,6 +143,17 @@ func (j *Journal) commit(r request) error {
 	j.idle.Broadcast()
 	j.mu.Unlock()
 	return err
+}
+
+// count counts the changes that were not written.
+func (j *Journal) count(requests []request) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range requests {
+		if requests[i].err != nil {
+			j.stats.Refused++
+		}
+	}
 }
 
 func (b *batch) refuse(err error) {

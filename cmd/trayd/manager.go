@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // healthy does what a request does before it asks QEMU: it takes the agent's, every
@@ -37,24 +39,21 @@ func (d *daemon) report(ctx context.Context, ready <-chan struct{}) {
 	events := d.agent.Subscribe(0)
 	defer events.Close()
 	for {
-		select {
-		case <-ctx.Done():
+		e, err := events.Next(ctx)
+		if err != nil {
 			return
-		case e := <-events.C:
-			switch e.Type {
-			case agent.EventVMAttached, agent.EventVMLost, agent.EventVMEnded:
-			default:
-				continue
-			}
+		}
+		switch e.Type {
+		case agent.EventVMAttached, agent.EventVMLost, agent.EventVMEnded, wire.EventMissed:
+		default:
+			continue
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(statusPause):
 		}
-		for len(events.C) > 0 {
-			<-events.C
-		}
+		events.Take(math.MaxInt) // counted together
 		d.tell(d.notifier.Status(d.attached()))
 	}
 }

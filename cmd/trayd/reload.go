@@ -1,15 +1,20 @@
 package main
 
 import (
+	"time"
+
 	"github.com/trayd/trayd/internal/config"
 )
 
 // reload takes the configuration over that the file has now. A file that isn't right
 // changes nothing.
 func (d *daemon) reload() {
+	began := time.Now()
+	log := d.log.With("audit", true, "by", "SIGHUP", "verb", "reload")
 	d.tell(d.notifier.Reloading())
 	next, err := config.Load(d.path)
 	if err != nil {
+		log.Warn("failed", "error", err, "took", time.Since(began))
 		d.log.Error("the new configuration is refused; the old one stays in effect", "error", err)
 		d.tell(d.notifier.Ready("the new configuration is refused, see the log; the old one stays in effect"))
 		return
@@ -22,6 +27,8 @@ func (d *daemon) reload() {
 	d.config = next
 	d.level.Set(next.Log.Level)
 	d.agent.Reload(d.agentOptions(next))
+	d.outlets.configure(next)
+	log.Info("done", "took", time.Since(began))
 	d.log.Info("the new configuration is in effect")
 	d.tell(d.notifier.Ready(d.attached()))
 }

@@ -41,6 +41,7 @@ type daemon struct {
 	agent    *agent.Agent
 	runner   launch.Runner // of machines
 	tokens   *access.Tokens
+	outlets  *outlets
 	names    []string // of this host, for those who come over TLS
 }
 
@@ -53,7 +54,8 @@ func serve(path string, stderr io.Writer) error {
 	}
 	d := &daemon{path: path, config: cfg, level: new(slog.LevelVar)}
 	d.level.Set(cfg.Log.Level)
-	d.log = slog.New(systemd.NewLogHandler(stderr, systemd.LogOptions{Identifier: "trayd", Level: d.level}))
+	d.openOutlets(systemd.NewLogHandler(stderr, systemd.LogOptions{Identifier: "trayd", Level: d.level}))
+	defer d.outlets.close()
 	if d.notifier, err = systemd.NewNotifier(); err != nil {
 		d.log.Warn("the service manager's environment", "error", err)
 	}
@@ -135,7 +137,9 @@ func (d *daemon) run(l net.Listener) error {
 		Agent: d.agent, Version: version, Log: d.log, Tokens: d.tokens,
 		Groups:  access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup},
 		Clients: d.config.API.Clients, Names: d.names, Page: page.Handler(),
-		Hold: func(next http.Handler) http.Handler { return hold(ready, next) },
+		Hold:    func(next http.Handler) http.Handler { return hold(ready, next) },
+		Healthy: d.healthy, Ready: func() error { return d.whyNotReady(ready) },
+		Metrics: d.outlets.metrics, Observe: d.outlets.metrics.Request,
 	})
 	failed := make(chan error, 2) // a part that ends before it should
 	var parts sync.WaitGroup
@@ -155,6 +159,8 @@ func (d *daemon) run(l net.Listener) error {
 	})
 	parts.Go(func() { d.notifier.Watch(ctx, d.healthy, d.log) })
 	parts.Go(func() { d.report(ctx, ready) })
+	events := d.agent.Subscribe(0) // before there are any
+	parts.Go(func() { d.outlets.deliver(ctx, events) })
 	d.log.Info("trayd runs", "version", version, "socket", l.Addr().String(), "state", d.config.StateFile())
 
 	err = d.untilEnd(end, hangUp, ready, failed)
@@ -215,8 +221,10 @@ func hold(ready <-chan struct{}, next http.Handler) http.Handler {
 		select {
 		case <-ready:
 		default:
-			if r.URL.Path == "/v1/version" || r.URL.Path == "/v1/events" {
-				break
+			switch r.URL.Path {
+			case "/v1/version", "/v1/events", "/healthz", "/readyz", "/metrics":
+				next.ServeHTTP(w, r)
+				return
 			}
 			limit := time.NewTimer(holdLimit - time.Since(began))
 			defer limit.Stop()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,6 +37,7 @@ func TestMain(m *testing.M) {
 //	append FILE TEXT     add to a file
 //	vm NAME [DISC]       start a machine whose monitor is $M/NAME.qmp
 //	get PATH TEXT        ask the API for PATH until its answer contains TEXT
+//	post PATH BODY       ask the API to do something, whatever it answers
 //	says FILE TEXT       wait until FILE contains TEXT
 //	signal NAME          send SIGHUP, SIGTERM or SIGKILL to the trayd of $LOCK
 //	journal FILE KEYS    write a state file with that many keys
@@ -67,6 +69,7 @@ func TestScripts(t *testing.T) {
 				qemutest.Start(ts.Value("t").(testing.TB), ts.Getenv("M"), args[0], drive...)
 			},
 			"get":    get,
+			"post":   post,
 			"says":   says,
 			"config": writeConfig,
 			"append": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -115,13 +118,25 @@ func writeConfig(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 }
 
-func get(ts *testscript.TestScript, _ bool, args []string) {
-	client := &http.Client{Transport: &http.Transport{
+func clientOf(ts *testscript.TestScript) *http.Client {
+	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(ts.Getenv("M"), "api.sock"))
 		},
 	}}
+}
+
+func post(ts *testscript.TestScript, _ bool, args []string) {
+	resp, err := clientOf(ts).Post("http://trayd"+args[0], "application/json", strings.NewReader(args[1]))
+	ts.Check(err)
+	b, err := io.ReadAll(resp.Body)
+	ts.Check(errors.Join(err, resp.Body.Close()))
+	ts.Logf("%s: %s", resp.Status, b)
+}
+
+func get(ts *testscript.TestScript, _ bool, args []string) {
+	client := clientOf(ts)
 	said := ""
 	until(ts, "GET "+args[0]+" says "+args[1], func() bool {
 		resp, err := client.Get("http://trayd" + args[0])

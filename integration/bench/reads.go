@@ -45,7 +45,7 @@ func (b *bench) reads(ctx context.Context) error {
 	if err := pin(d.cmd.Process.Pid, ours); err != nil {
 		return err
 	}
-	time.Sleep(10 * time.Second) // it has asked the QEMUs for their features
+	time.Sleep(10 * time.Second)                // it has asked the QEMUs for their features
 	other := filepath.Join(b.dir, "reads-bare") // trayd has the others' monitors
 	if err := b.machines(other, "raw", 1); err != nil {
 		return err
@@ -143,7 +143,9 @@ func (d *daemon) read(ctx context.Context, path func(int) string) ([]time.Durati
 			mu.Lock()
 			defer mu.Unlock()
 			took = append(took, time.Since(due))
-			failed = errors.Join(failed, err)
+			if failed == nil {
+				failed = err
+			}
 		})
 	}
 	work.Wait()

@@ -63,7 +63,7 @@ type Agent struct {
 	options atomic.Pointer[Options]
 	log     *slog.Logger
 	journal *state.Journal
-	bus     bus
+	bus     *bus
 	boot    string
 	// mark is the prefix of all node names of this agent; it is kept in the
 	// journal, so that two agents never take each other's nodes for their own.
@@ -101,7 +101,7 @@ const markKey = "agent/mark"
 // New returns an agent on an open journal. Run starts it.
 func New(journal *state.Journal, o Options) (*Agent, error) {
 	a := &Agent{
-		log: o.Log, journal: journal, boot: bootID(),
+		log: o.Log, journal: journal, bus: newBus(time.Now()), boot: bootID(),
 		rescan: make(chan struct{}, 1), begun: make(chan struct{}), features: newFeatureCache(), askedWindow: defaultAskedWindow,
 		vms: make(map[string]*vm), ops: make(map[string]Task),
 	}
@@ -349,7 +349,8 @@ func (a *Agent) list() []*vm {
 	return slices.DeleteFunc(a.all(), (*vm).hidden)
 }
 
-// Subscribe follows events, beginning with those after the given id.
+// Subscribe follows events, beginning with those after the given id; 0 begins with what
+// comes next. The caller closes it.
 func (a *Agent) Subscribe(after uint64) *Subscriber { return a.bus.subscribe(after) }
 
 // Changes counts what trayd has done or heard of that may show in a machine's status. What
@@ -359,6 +360,9 @@ func (a *Agent) Changes() uint64 { return a.changes.Load() }
 func (a *Agent) publish(e Event) {
 	a.changes.Add(1)
 	a.bus.publish(e)
+	if a.auditEvent(e) {
+		return
+	}
 	level := slog.LevelInfo
 	switch e.Type {
 	case EventStarted, EventLoaded, EventEjected, EventFailed, EventUnchanged: // the audit line says it

@@ -40,13 +40,10 @@ func (a *Agent) Summary(ctx context.Context) Summary {
 // hold of the last time), and all that VMs shows. It asks nobody, so it costs nothing.
 func (a *Agent) Attached() (attached, all int) {
 	vms := a.list()
-	onDemand := a.opts().Attach == OnDemand
 	for _, v := range vms {
-		v.mu.Lock()
-		if v.session != nil || onDemand && v.launched && v.why == nil {
+		if v.reachable() {
 			attached++
 		}
-		v.mu.Unlock()
 	}
 	return attached, len(vms)
 }

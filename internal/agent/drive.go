@@ -41,9 +41,10 @@ type drive struct {
 	mu         sync.Mutex // guards below
 	info       blockdev.Drive
 	rec        Record
-	op         *Operation // running
-	unsettled  string     // why the drive's state is not known or not as it should be
-	again      bool       // another look was asked for while somebody worked on the drive
+	op         *Operation      // running
+	seen       *blockdev.State // what QEMU showed the last time; nil before
+	unsettled  string          // why the drive's state is not known or not as it should be
+	again      bool            // another look was asked for while somebody worked on the drive
 	moves      moves
 	askedSince time.Time // since when, in the machine's running time, Asked stands
 	timer      *time.Timer
@@ -361,6 +362,9 @@ func (d *drive) observe(ctx context.Context, s *session, deep bool) (Observation
 		return Observation{VM: Silent}, nil
 	}
 	d.mu.Lock()
+	if !noDrive {
+		d.seen = &st
+	}
 	m := d.moves.of(s)
 	m.seen = max(m.seen, look.events)
 	rec := d.rec

@@ -30,17 +30,20 @@ func (a *Agent) RegisterImage(r library.Request, by Caller) (library.Image, erro
 	if len(r.URLs) == 0 {
 		register = a.images.Announce
 	}
+	t := a.trace(by, "register image", "image", r.Name)
 	i, err := register(r)
 	if err == nil && len(r.URLs) > 0 {
 		a.imageJob("add", "", i, by)
 	}
-	a.auditImage("register image", cmp.Or(i.Pool, r.Pool), r.Name, by, err)
+	t.end(forImage(err), "pool", cmp.Or(i.Pool, r.Pool), "source", i.Source)
 	return i, forImage(err)
 }
 
 // UploadImage puts an image into a pool, see library.Upload. It ends with the agent: an
 // upload of minutes would hold up its stop, and leave what a death leaves.
-func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bool, content io.Reader, size int64, by Caller) (library.Image, error) {
+func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bool, content io.Reader, size int64, by Caller) (i library.Image, err error) {
+	t := a.trace(by, "add image", "image", name)
+	defer func() { t.end(err, "pool", cmp.Or(i.Pool, pool)) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(a.ctx, cancel)()
@@ -49,12 +52,10 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bo
 		return library.Image{}, newError(ImageCutOff, "add it again", "what image %s is to be compared with is not known any more: trayd was started anew, or somebody else adds an image of that name", name)
 	}
 	about := library.Image{Pool: cmp.Or(r.Pool, pool), Name: name, State: wire.ImageDownloading}
-	var i library.Image
-	err := a.duringImage(ctx, "add", about, by, func(ctx context.Context) (err error) {
+	err = a.duringImage(ctx, "add", about, by, func(ctx context.Context) (err error) {
 		i, err = a.images.Upload(ctx, r, content, size)
 		return forImage(err)
 	})
-	a.auditImage("add image", cmp.Or(i.Pool, pool), name, by, err)
 	if err != nil {
 		return i, forImage(err)
 	}
@@ -68,6 +69,13 @@ func (a *Agent) CanClone(pool string, f *os.File) bool { return a.images.CanClon
 
 // imageEnded is told what became of a download.
 func (a *Agent) imageEnded(e library.Event) {
+	verb := "download image"
+	if strings.HasPrefix(e.Image.Source, "vm:") {
+		verb = "capture image"
+	}
+	t := a.trace(Caller{Name: askedByTrayd}, verb, "image", e.Image.Name, "pool", e.Image.Pool, "source", e.Image.Source)
+	t.began = e.Image.Added
+	t.end(forImage(e.Err))
 	if e.Err != nil {
 		a.publish(Event{Type: EventImageFailed, Detail: e.Image.String() + ": " + e.Err.Error()})
 		return
@@ -80,6 +88,7 @@ func (a *Agent) imageEnded(e library.Event) {
 func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Caller) (library.Image, error) {
 	var i library.Image
 	var err error
+	t := a.trace(by, verb+" image", "image", name)
 	switch verb {
 	case "cancel":
 		i, err = a.images.Cancel(pool, name)
@@ -103,7 +112,7 @@ func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Cal
 	default:
 		err = newError(BadRequest, "use cancel, retry, pin, unpin or verify", "nothing is done to an image by %q", verb)
 	}
-	a.auditImage(verb+" image", cmp.Or(i.Pool, pool), name, by, err)
+	t.end(forImage(err), "pool", cmp.Or(i.Pool, pool))
 	return i, forImage(err)
 }
 
@@ -131,8 +140,9 @@ func (a *Agent) RemoveImage(ctx context.Context, pool, name string, by Caller) e
 	if i, err := a.images.Image(pool, name); err == nil {
 		pool = i.Pool // for those who read of it
 	}
+	t := a.trace(by, "remove image", "image", name, "pool", pool)
 	err := a.images.Remove(ctx, pool, name)
-	a.auditImage("remove image", pool, name, by, err)
+	t.end(forImage(err))
 	if err != nil {
 		return forImage(err)
 	}
@@ -142,22 +152,23 @@ func (a *Agent) RemoveImage(ctx context.Context, pool, name string, by Caller) e
 
 // CollectImages removes what is of no use, see library.Collect.
 func (a *Agent) CollectImages(ctx context.Context, unused time.Duration, dry bool, by Caller) ([]wire.ImageRemoval, error) {
+	t := a.trace(by, "gc images")
 	all, err := a.images.Collect(ctx, unused, dry)
 	if !dry {
 		for _, r := range all {
-			a.log.Info("image of no use removed", "audit", true, "by", by.Name, "image", r.What, "why", r.Why, "error", r.Error)
+			a.trace(by, "gc image", "image", r.What, "reason", r.Why).end(said(r.Error))
 		}
+		t.end(forImage(err), "removed", len(all))
 	}
 	return all, forImage(err)
 }
 
-func (a *Agent) auditImage(verb, pool, name string, by Caller, err error) {
-	log := a.log.With("audit", true, "by", by.Name, "verb", verb, "pool", pool, "image", name)
-	if err != nil {
-		log.Warn("refused or failed", "error", err)
-		return
+// said is an error of which only the words are left; nil for none.
+func said(text string) error {
+	if text == "" {
+		return nil
 	}
-	log.Info("done")
+	return errors.New(text)
 }
 
 // imageUsed notes that an image is in a drive, and has one of a slow pool copied.

@@ -225,11 +225,13 @@ func (a *Agent) Operations(running bool) []*OperationStatus {
 
 // Force makes the operation of a drive that waits for its guest take the disc.
 func (a *Agent) Force(vmName, driveName string, by Caller) (*Operation, error) {
+	t := a.trace(by, "force", "vm", vmName, "drive", driveName)
 	o, err := a.waiting(vmName, driveName, func(p Phase) bool { return p == Waiting })
 	if err != nil {
+		t.end(err)
 		return nil, err
 	}
-	a.log.Info("the guest is waited for no longer", "audit", true, "by", by.Name, "verb", "force", "vm", o.VM, "drive", o.Drive, "operation", o.ID)
 	o.hurry()
+	t.end(nil, "operation", o.ID)
 	return o, nil
 }

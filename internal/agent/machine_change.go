@@ -17,17 +17,25 @@ import (
 
 // ChangeVM edits the definition of a machine that is stopped.
 func (a *Agent) ChangeVM(ctx context.Context, name string, c wire.MachineChange, by Caller) (VMStatus, error) {
-	done, err := a.machines.turn(name, "changed")
-	if err != nil {
-		return VMStatus{}, err
-	}
-	err = a.machines.change(ctx, name, c)
-	done()
-	a.auditMachine("set", name, by, err)
-	if err != nil {
+	if err := a.changeVM(ctx, name, c, by); err != nil {
 		return VMStatus{}, err
 	}
 	return a.VM(ctx, name)
+}
+
+func (a *Agent) changeVM(ctx context.Context, name string, c wire.MachineChange, by Caller) (err error) {
+	verb := "set"
+	if !c.OnlyWhenStopped() {
+		verb = "set autostart"
+	}
+	t := a.trace(by, verb, "vm", name)
+	defer func() { t.end(err) }()
+	done, err := a.machines.turn(name, "changed")
+	if err != nil {
+		return err
+	}
+	defer done()
+	return a.machines.change(ctx, name, c)
 }
 
 func (m *machines) change(ctx context.Context, name string, c wire.MachineChange) error {
@@ -133,14 +141,15 @@ func (m *machines) makeFiles(ctx context.Context, old, d *machine.Definition) er
 }
 
 // RemoveVM removes a machine that is stopped, with its disks. force ends it first.
-func (a *Agent) RemoveVM(ctx context.Context, name string, force bool, by Caller) error {
+func (a *Agent) RemoveVM(ctx context.Context, name string, force bool, by Caller) (err error) {
+	t := a.trace(by, "rm", "vm", name)
+	defer func() { t.end(err) }()
 	done, err := a.machines.turn(name, "removed")
 	if err != nil {
 		return err
 	}
 	defer done()
 	err = a.machines.remove(ctx, name, force)
-	a.auditMachine("rm", name, by, err)
 	if err == nil {
 		a.publish(Event{Type: EventVMRemoved, VM: name, Detail: "removed, with its disks"})
 	}
@@ -178,16 +187,18 @@ func (a *Agent) changeStopped(req Request) (o *Operation, ours bool, err error) 
 	case req.Verb != Insert && req.Verb != Replace && req.Verb != Eject:
 		return nil, false, nil
 	}
+	began := time.Now()
 	out, drive, ours, err := a.machines.changeStopped(a.ctx, req)
 	if err != nil || !ours {
 		return nil, ours, err
 	}
 	o = &Operation{
-		ID: out.Operation, VM: req.VM, Drive: drive, Verb: req.Verb, Medium: req.Medium, By: req.By.Name, Since: time.Now(),
+		ID: out.Operation, VM: req.VM, Drive: drive, Verb: req.Verb, Medium: req.Medium, By: req.By.Name, Since: began,
 		req: req, opts: a.opts(), done: make(chan struct{}), cancel: make(chan struct{}), force: make(chan struct{}), phase: Ended, outcome: out,
 	}
 	close(o.done)
-	a.log.Info("done", "audit", true, "by", o.By, "verb", o.Verb, "vm", o.VM, "drive", o.Drive, "medium", o.Medium, "operation", o.ID, "reason", out.Reason)
+	a.log.Info("done", "audit", true, "by", o.By, "verb", o.Verb, "vm", o.VM, "drive", o.Drive, "medium", o.Medium, "operation", o.ID, "result", out.Result, "reason", out.Reason,
+		"took", time.Since(began).Round(time.Microsecond))
 	return o, true, a.remember(o.ID, o)
 }
 

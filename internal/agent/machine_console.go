@@ -57,16 +57,16 @@ func (c *Console) End(why string) { c.end(why) }
 // several, a serial console serves one at a time. Both its opening and its end are audited.
 func (a *Agent) OpenConsole(ctx context.Context, name, socket string, by Caller) (*Console, error) {
 	c, err := a.machines.openConsole(ctx, name, socket, by)
-	log := a.log.With("audit", true, "by", by.Name, "verb", "console", "vm", name, "console", socket)
+	t := a.trace(by, "console", "vm", name, "console", socket)
 	if err != nil {
-		log.Warn("refused or failed", "code", CodeOf(err), "error", err)
+		t.end(err)
 		return nil, err
 	}
-	log.Info("opened")
-	began, end := time.Now(), c.end
+	t.log.Info("opened")
+	end := c.end
 	c.end = func(why string) {
 		end(why)
-		log.Info("closed", "duration", time.Since(began).Round(time.Millisecond), "reason", why)
+		t.log.Info("closed", "took", time.Since(t.began).Round(time.Millisecond), "reason", why)
 	}
 	return c, nil
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,9 @@ func (m *machines) copyDisk(ctx context.Context, file string, base *lent) error 
 // CaptureVM begins to copy a stopped machine's disk into the library, as an image that
 // stands alone. A running machine is refused, or powered off first where the request says so.
 // The machine stays, and can't be started before the copy is made.
-func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureRequest, by Caller) (library.Image, error) {
+func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureRequest, by Caller) (i library.Image, err error) {
+	t := a.trace(by, "capture", "vm", name, "image", r.Name)
+	defer func() { t.end(err, "pool", cmp.Or(i.Pool, r.Pool)) }()
 	var begun atomic.Pointer[library.Image]
 	done, err := a.machines.turnUntil(name, "captured", func() bool {
 		i := begun.Load()
@@ -62,17 +65,17 @@ func (a *Agent) CaptureVM(ctx context.Context, name string, r wire.CaptureReques
 	if err != nil {
 		return library.Image{}, err
 	}
-	i, err := a.machines.capture(ctx, name, r)
-	a.auditImage("capture "+name+" as", i.Pool, r.Name, by, err)
+	i, err = a.machines.capture(ctx, name, r)
 	if err != nil {
 		done()
 		return i, err
 	}
-	begun.Store(&i)
+	image := i // what is returned may change after this
+	begun.Store(&image)
 	a.imageJob("capture", name, i, by)
 	a.startUnlessStopping(func() {
 		defer done()
-		_, _ = a.images.Wait(a.ctx, i.Pool, i.Name) // how it ends is told by an event
+		_, _ = a.images.Wait(a.ctx, image.Pool, image.Name) // how it ends is told by an event
 	})
 	return i, nil
 }

@@ -17,14 +17,7 @@ import (
 // definition. A failure or a death leaves nothing of it.
 func (a *Agent) CreateVM(ctx context.Context, r wire.MachineRequest, by Caller) (VMStatus, []string, error) {
 	d := r.Definition
-	done, err := a.machines.turn(d.Name, "made")
-	if err != nil {
-		return VMStatus{}, nil, err
-	}
-	err = a.machines.create(ctx, &d, r)
-	done()
-	a.auditMachine("create", d.Name, by, err)
-	if err != nil {
+	if err := a.createVM(ctx, &d, r, by); err != nil {
 		return VMStatus{}, nil, err
 	}
 	a.publish(Event{Type: EventVMCreated, VM: d.Name, Detail: fmt.Sprintf("%d processors, %s of memory", d.CPUs, d.Memory)})
@@ -38,6 +31,17 @@ func (a *Agent) CreateVM(ctx context.Context, r wire.MachineRequest, by Caller) 
 	}
 	st, err := a.VM(ctx, d.Name)
 	return st, warnings, err
+}
+
+func (a *Agent) createVM(ctx context.Context, d *machine.Definition, r wire.MachineRequest, by Caller) (err error) {
+	t := a.trace(by, "create", "vm", d.Name)
+	defer func() { t.end(err) }()
+	done, err := a.machines.turn(d.Name, "made")
+	if err != nil {
+		return err
+	}
+	defer done()
+	return a.machines.create(ctx, d, r)
 }
 
 // made says of a failed start that the machine is there.

@@ -40,15 +40,16 @@ func (a *Agent) StartVM(ctx context.Context, name string, by Caller) (began Star
 	return began, err
 }
 
-func (a *Agent) startVM(ctx context.Context, name string, by Caller) (Started, error) {
+func (a *Agent) startVM(ctx context.Context, name string, by Caller) (began Started, err error) {
+	t := a.trace(by, "start", "vm", name)
+	defer func() { t.end(err) }()
 	done, err := a.machines.turn(name, "started")
 	if err != nil {
 		return Started{}, err
 	}
 	defer done()
 	// A start goes on when its client has gone.
-	began, err := a.machines.start(context.WithoutCancel(ctx), name, by)
-	a.auditMachine("start", name, by, err)
+	began, err = a.machines.start(context.WithoutCancel(ctx), name, by)
 	if err != nil && a.machines.own(name) {
 		a.publish(Event{Type: EventVMFailed, VM: name, Detail: err.Error()})
 	}

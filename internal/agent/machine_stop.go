@@ -30,15 +30,15 @@ func (a *Agent) StopVM(ctx context.Context, name string, wait *time.Duration, fo
 	return res, err
 }
 
-func (a *Agent) stopVM(ctx context.Context, name string, wait *time.Duration, force bool, by Caller) (wire.StopResult, error) {
+func (a *Agent) stopVM(ctx context.Context, name string, wait *time.Duration, force bool, by Caller) (res wire.StopResult, err error) {
+	t := a.trace(by, "stop", "vm", name)
+	defer func() { t.end(err) }()
 	done, err := a.machines.turn(name, "stopped")
 	if err != nil {
 		return wire.StopResult{}, err
 	}
 	defer done()
-	res, err := a.machines.stop(ctx, name, wait, force)
-	a.auditMachine("stop", name, by, err)
-	return res, err
+	return a.machines.stop(ctx, name, wait, force)
 }
 
 func (m *machines) stop(ctx context.Context, name string, wait *time.Duration, force bool) (wire.StopResult, error) {
@@ -176,6 +176,7 @@ func (m *machines) settleEnd(ctx context.Context, name string) error {
 // KillVM ends a machine at once, as a power failure does. It doesn't wait for what else is
 // done to the machine.
 func (a *Agent) KillVM(ctx context.Context, name string, by Caller) error {
+	t := a.trace(by, "kill", "vm", name)
 	_, err := a.machines.load(name)
 	if CodeOf(err) == VMInvalid {
 		err = nil
@@ -183,7 +184,7 @@ func (a *Agent) KillVM(ctx context.Context, name string, by Caller) error {
 	if err == nil {
 		err = a.machines.end(ctx, name)
 	}
-	a.auditMachine("kill", name, by, err)
+	t.end(err)
 	return err
 }
 
@@ -204,8 +205,9 @@ func (m *machines) end(ctx context.Context, name string) error {
 // ResetVM is the machine's reset button. A machine that is being installed boots from its
 // disc again.
 func (a *Agent) ResetVM(ctx context.Context, name string, by Caller) error {
+	t := a.trace(by, "reset", "vm", name)
 	err := a.machines.reset(ctx, name)
-	a.auditMachine("reset", name, by, err)
+	t.end(err)
 	return err
 }
 

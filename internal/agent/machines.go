@@ -276,12 +276,3 @@ func means(medium string, p library.Place) bool {
 	_, name, _ := strings.Cut(p.Image, "/")
 	return medium == p.Image || medium == "image:"+name
 }
-
-func (a *Agent) auditMachine(verb, name string, by Caller, err error) {
-	log := a.log.With("audit", true, "by", by.Name, "verb", verb, "vm", name)
-	if err != nil {
-		log.Warn("refused or failed", "code", CodeOf(err), "error", err)
-		return
-	}
-	log.Info("done")
-}

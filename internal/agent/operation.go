@@ -64,13 +64,15 @@ type Operation struct {
 // begun; nothing was touched then. A begun operation goes on whatever becomes of
 // the caller.
 func (a *Agent) Start(req Request) (*Operation, error) {
+	began := time.Now()
 	o, ours, err := a.changeStopped(req)
 	if !ours {
 		o, err = a.begin(req)
 	}
 	if err != nil {
 		a.log.Warn("refused", "audit", true, "by", req.By.Name, "verb", req.Verb, "vm", req.VM, "drive", req.Drive,
-			"medium", req.Medium, "code", CodeOf(err), "error", err)
+			"medium", req.Medium, "code", CodeOf(err), "error", err,
+			"took", time.Since(began).Round(time.Microsecond))
 		return nil, err
 	}
 	if !ours {
@@ -346,6 +348,9 @@ func (o *Operation) left(before Record) []string {
 func (o *Operation) confirmed(ctx context.Context, s *session) bool {
 	c := o.drive.record().Change
 	st, err := blockdev.Observe(ctx, s.conn, o.drive.id())
+	if err == nil {
+		o.drive.saw(st)
+	}
 	return err == nil && c != nil && (c.Kind == Ejecting && st.Medium == nil || c.Kind == Loading && st.Node() == c.Node)
 }
 
@@ -466,11 +471,11 @@ func (o *Operation) answer(outcome *Outcome, err error) {
 	case err == nil && outcome.Reason != "":
 		o.drive.vm.a.publish(Event{Type: EventUnchanged, VM: o.VM, Drive: o.Drive, Operation: o.ID, Detail: outcome.Reason})
 	}
-	audit(o, outcome, err)
+	auditOperation(o, outcome, err)
 }
 
-// audit leaves a line of every request: who, what, where, how it ended.
-func audit(o *Operation, outcome *Outcome, err error) {
+// auditOperation leaves a line of every request: who, what, where, how it ended.
+func auditOperation(o *Operation, outcome *Outcome, err error) {
 	log := o.drive.vm.a.log.With("audit", true, "by", o.By, "verb", o.Verb, "vm", o.VM, "drive", o.Drive,
 		"medium", o.Medium, "operation", o.ID, "took", time.Since(o.Since).Round(time.Microsecond))
 	switch {
@@ -478,7 +483,7 @@ func audit(o *Operation, outcome *Outcome, err error) {
 		log.Warn("done, not cleaned up", "code", Incomplete, "error", err)
 		return
 	case err != nil:
-		log.Warn("refused or failed", "code", CodeOf(err), "error", err)
+		log.Warn("failed", "code", CodeOf(err), "error", err)
 		return
 	}
 	log.Info("done", "result", outcome.Result, "reason", outcome.Reason)

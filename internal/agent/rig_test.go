@@ -114,31 +114,27 @@ func (r *rig) within(what string, f func() bool) {
 // event waits for the next event of that type.
 func (r *rig) event(kind string) Event {
 	r.t.Helper()
-	late := time.After(patience)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	var seen []string
 	for {
-		select {
-		case e := <-r.events.C:
-			if e.Type == kind {
-				return e
-			}
-			seen = append(seen, e.Type+": "+e.Detail)
-		case <-late:
+		e, err := r.events.Next(ctx)
+		if err != nil {
 			require.FailNow(r.t, "no event "+kind, "seen: %s", strings.Join(seen, "\n"))
 		}
+		if e.Type == kind {
+			return e
+		}
+		seen = append(seen, e.Type+": "+e.Detail)
 	}
 }
 
 // noEvent requires that none of that type has come so far.
 func (r *rig) noEvent(kind string) {
 	r.t.Helper()
-	for {
-		select {
-		case e := <-r.events.C:
-			require.NotEqual(r.t, kind, e.Type, e.Detail)
-		default:
-			return
-		}
+	events, _ := r.events.Take(keptEvents)
+	for _, e := range events {
+		require.NotEqual(r.t, kind, e.Type, e.Detail)
 	}
 }
 

@@ -125,6 +125,7 @@ func (s *session) observeAll(ctx context.Context) (map[*drive]blockdev.State, er
 			return nil, err
 		}
 		if d != nil {
+			d.saw(st)
 			found[d] = st
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/qmp"
 )
 
 // Status is the operation for others to see.
@@ -136,17 +137,21 @@ func (v *vm) ask(ctx context.Context, out *VMStatus) (map[*drive]blockdev.State,
 	if s.conn.Unanswered() > 0 {
 		return nil, silent // it owes an answer already: don't pile up questions
 	}
-	run, err := s.conn.QueryStatus(ctx)
+	status, err := s.conn.Send(ctx, "query-status", nil, nil) // both at once: QEMU is woken once
+	if err != nil {
+		silent.Err = err
+		return nil, silent
+	}
+	states, err := s.observeAll(ctx)
+	var run qmp.Status
+	if e := status.Wait(ctx, &run); err == nil {
+		err = e
+	}
 	if err != nil {
 		silent.Err = err
 		return nil, silent
 	}
 	out.State = run.Status
-	states, err := s.observeAll(ctx)
-	if err != nil {
-		silent.Err = err
-		return nil, silent
-	}
 	return states, nil
 }
 

@@ -69,8 +69,12 @@ func (a *Agent) volumeStatus(ctx context.Context, ref volume.Ref, users []Volume
 // CollectVolumes releases the volumes that carry trayd's mark and that no record speaks
 // of. With dry it only says which those are.
 func (a *Agent) CollectVolumes(ctx context.Context, dry bool, by Caller) ([]Collected, error) {
+	t := a.trace(by, "gc volumes")
 	orphans, err := a.volumes.storage.Orphans(ctx)
 	if err != nil {
+		if !dry {
+			t.end(err)
+		}
 		return nil, newError(Unreadable, "is device-mapper there? `trayctl state check` shows more", "the kernel can't be asked for volumes: %w", err)
 	}
 	all := []Collected{}
@@ -80,12 +84,16 @@ func (a *Agent) CollectVolumes(ctx context.Context, dry bool, by Caller) ([]Coll
 		}
 		c := Collected{Volume: ref.String()}
 		if !dry {
+			one := a.trace(by, "gc volume", "volume", c.Volume)
 			if err := a.collect(ctx, ref); err != nil {
 				c.Error = err.Error()
 			}
-			a.log.Info("volume of nobody released", "audit", true, "by", by.Name, "volume", c.Volume, "error", c.Error)
+			one.end(said(c.Error))
 		}
 		all = append(all, c)
+	}
+	if !dry {
+		t.end(nil, "released", len(all))
 	}
 	return all, nil
 }

@@ -185,8 +185,15 @@ func (o *Operation) hurry() {
 }
 
 // Cancel stops the operation of a drive that waits for its guest or for its volume.
-func (a *Agent) Cancel(vmName, driveName, by string) (*Operation, error) {
-	o, err := a.waiting(vmName, driveName, func(p Phase) bool { return p == Waiting || p == Activating })
+func (a *Agent) Cancel(vmName, driveName, by string) (o *Operation, err error) {
+	t := a.trace(Caller{Name: by}, "cancel", "vm", vmName, "drive", driveName)
+	defer func() {
+		if o != nil {
+			t = trace{t.log.With("operation", o.ID), t.began}
+		}
+		t.end(err)
+	}()
+	o, err = a.waiting(vmName, driveName, func(p Phase) bool { return p == Waiting || p == Activating })
 	if err != nil {
 		return nil, err
 	}

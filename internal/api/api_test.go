@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -159,26 +160,57 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestEvents: a client that comes back gets what it missed.
+// TestEvents: a client that comes back gets what it missed, and hears what isn't kept.
 func TestEvents(t *testing.T) {
 	h := newHost(t)
 	disc := qemutest.Disc(t, h.dir, "DISC_A")
 	var op agent.OperationStatus
 	h.do("POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"`+disc+`"}`, http.StatusOK, &op)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	earlier := h.events("", "1", 4) // of an earlier trayd
+	require.Equal(t, []string{wire.EventMissed, agent.EventVMAttached, agent.EventStarted, agent.EventLoaded}, types(earlier))
+	since := strconv.FormatUint(earlier[1].ID, 10)
+	require.Equal(t, []string{agent.EventStarted, agent.EventLoaded}, types(h.events("", since, 2)))
+	require.Equal(t, []string{agent.EventLoaded}, types(h.events("?vm=other&vm=vm1&type=loaded", since, 1)))
+	require.Equal(t, []string{wire.EventMissed, agent.EventLoaded}, types(h.events("?type=loaded", "1", 2)), "whatever is asked for may have been missed")
+
+	h.do("POST", "/v1/vms/vm1/drives/cd0/eject", "", http.StatusOK, &op)
+	require.Equal(t, []string{agent.EventEjected}, types(h.events("?vm=other&type=ejected&type=x&vm=vm1", since, 1)))
+}
+
+// events reads as many events as are wanted.
+func (h *host) events(query, last string, n int) []wire.Event {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://trayd/v1/events", nil)
-	require.NoError(t, err)
-	req.Header.Set("Last-Event-ID", "1") // of the machine that was attached to
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://trayd/v1/events"+query, nil)
+	require.NoError(h.t, err)
+	req.Header.Set("Last-Event-ID", last)
 	resp, err := h.client.Do(req)
-	require.NoError(t, err)
+	require.NoError(h.t, err)
 	defer resp.Body.Close()
-	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
-	var types []string
-	for lines := bufio.NewScanner(resp.Body); len(types) < 2 && lines.Scan(); {
-		if kind, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
-			types = append(types, kind)
+	require.Equal(h.t, "text/event-stream", resp.Header.Get("Content-Type"))
+	lines := bufio.NewScanner(resp.Body)
+	require.True(h.t, lines.Scan())
+	require.Equal(h.t, "retry: 1000", lines.Text())
+	var events []wire.Event
+	for id := ""; len(events) < n && lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+			id = text
+		}
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			var e wire.Event
+			require.NoError(h.t, json.Unmarshal([]byte(data), &e))
+			require.Equal(h.t, id, strconv.FormatUint(e.ID, 10))
+			events = append(events, e)
 		}
 	}
-	require.Equal(t, []string{agent.EventStarted, agent.EventLoaded}, types)
+	require.Len(h.t, events, n)
+	return events
+}
+
+func types(events []wire.Event) (all []string) {
+	for _, e := range events {
+		all = append(all, e.Type)
+	}
+	return all
 }

@@ -1,9 +1,12 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -15,10 +18,15 @@ const (
 	// keepAlive is between comments on a silent stream, so that a client notices
 	// a dead one.
 	keepAlive = 20 * time.Second
+	// comeBack is what a browser is told to wait before it asks again (retry:).
+	comeBack = time.Second
+	// atOnce is how many events one write has at most.
+	atOnce = 64
 )
 
 // events streams what happens as server-sent events. Last-Event-ID, or ?after=ID,
-// begins with what came after that event, as far as it is still kept.
+// begins with what came after that event; an event of type missed comes first when not all of
+// that is kept. ?vm= and ?type= leave others out; each may be there more than once.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	after, err := afterID(r)
 	if err != nil {
@@ -28,41 +36,68 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	sub := s.Agent.Subscribe(after)
 	defer sub.Close()
-	out := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	if out.Flush() != nil {
+	out := http.NewResponseController(w)
+	write := func(b []byte) bool {
+		_ = out.SetWriteDeadline(time.Now().Add(slowReader)) // sockets take deadlines
+		_, err := w.Write(b)
+		return err == nil && out.Flush() == nil
+	}
+	if !write(fmt.Appendf(nil, "retry: %d\n\n", comeBack.Milliseconds())) {
 		return
 	}
+	follow(r, s.closing.Done(), sub, wantedEvents(r.URL.Query()), write)
+}
+
+// follow writes events until the client goes, doesn't read, or trayd stops.
+func follow(r *http.Request, closing <-chan struct{}, sub *agent.Subscriber, wanted func(*agent.Event) bool, write func([]byte) bool) {
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
+	var frames bytes.Buffer
 	for {
-		_ = out.SetWriteDeadline(time.Now().Add(keepAlive + slowReader)) // unix sockets take deadlines
-		var err error
+		events, more := sub.Take(atOnce)
+		frames.Reset()
+		for i := range events {
+			if wanted(&events[i]) {
+				frame(&frames, &events[i])
+			}
+		}
+		if frames.Len() > 0 && !write(frames.Bytes()) {
+			return
+		}
 		select {
 		case <-r.Context().Done():
 			return
-		case <-s.closing.Done():
+		case <-closing:
 			return
-		case e := <-sub.C:
-			err = writeEvent(w, e)
+		case <-more:
 		case <-alive.C:
-			_, err = fmt.Fprint(w, ": still here\n\n")
-		}
-		if err != nil || out.Flush() != nil {
-			return
+			if !write([]byte(": still here\n\n")) {
+				return
+			}
 		}
 	}
 }
 
-func writeEvent(w http.ResponseWriter, e agent.Event) error {
-	b, err := json.Marshal(e)
-	if err != nil {
-		return err
+// wantedEvents is what a query's vm and type let through. What was missed may have been of
+// any kind.
+func wantedEvents(q url.Values) func(*agent.Event) bool {
+	vms, types := q["vm"], q["type"]
+	return func(e *agent.Event) bool {
+		return e.Type == wire.EventMissed ||
+			(len(vms) == 0 || slices.Contains(vms, e.VM)) && (len(types) == 0 || slices.Contains(types, e.Type))
 	}
-	_, err = fmt.Fprintf(w, "id: %d\nevent: %s\ndata: %s\n\n", e.ID, e.Type, b)
-	return err
+}
+
+// frame appends an event as the stream has it.
+func frame(b *bytes.Buffer, e *agent.Event) {
+	data, err := json.Marshal(e)
+	if err != nil { // strings and numbers always can be
+		return
+	}
+	fmt.Fprintf(b, "id: %d\nevent: %s\ndata: %s\n\n", e.ID, e.Type, data)
 }
 
 func afterID(r *http.Request) (uint64, error) {

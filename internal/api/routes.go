@@ -59,6 +59,7 @@ func (s *Server) table() []route {
 	all = append(all, s.imageRoutes()...)
 	all = append(all, s.hostRoutes()...)
 	all = append(all, s.accessRoutes()...)
+	all = append(all, s.healthRoutes()...)
 	return append(all, s.harvesterRoutes()...)
 }
 
@@ -132,7 +133,7 @@ func (s *Server) hostRoutes() []route {
 	return []route{
 		{"GET", "/v1/version", access.View, s.getVersion, "getVersion", "Version and process of trayd", nil, nil, ok(wire.Version{})},
 		{"GET", "/v1/status", access.View, s.getStatus, "getStatus", "The host on one screen, with what needs attention", nil, nil, ok(wire.Summary{})},
-		{"GET", "/v1/events", access.View, s.events, "followEvents", "What happens, as server-sent events; Last-Event-ID begins behind that event", nil, []query{{"after", "integer", "as Last-Event-ID"}}, ok(eventStream)},
+		{"GET", "/v1/events", access.View, s.events, "followEvents", "What happens, as server-sent events; Last-Event-ID begins behind that event", nil, []query{{"after", "integer", "as Last-Event-ID"}, {"vm", "string", "only events of this machine; may be there again"}, {"type", "string", "only events of this type; may be there again"}}, ok(eventStream)},
 		{"GET", "/v1/volumes", access.View, s.listVolumes, "listVolumes", "The volumes that discs are on", nil, nil, ok([]wire.VolumeStatus{})},
 		{"POST", "/v1/volumes/gc", access.Change, s.collectVolumes, "collectVolumes", "Release the volumes that carry trayd's mark and belong to nobody", nil, []query{dryRun}, ok([]wire.Collected{})},
 		{"GET", "/v1/state", access.View, s.getState, "getState", "The records of the state file", nil, nil, ok([]agent.Record{})},

@@ -33,6 +33,12 @@ type Options struct {
 	Hold func(http.Handler) http.Handler
 	// Page is what is at / and beneath /page/; nil for none.
 	Page http.Handler
+	// Healthy answers as long as the parts of trayd do; Ready says why trayd doesn't do its work,
+	// nil when it does. nil: there are no /healthz and /readyz.
+	Healthy func(context.Context) error
+	Ready   func() error
+	// Metrics is what is at /metrics; nil for nothing.
+	Metrics http.Handler
 	// Observe is told of each request that was answered; nil for nobody.
 	Observe func(route, method string, status int, took time.Duration)
 }

@@ -152,7 +152,7 @@ func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) {
 func (s *Server) auditToken(r *http.Request, verb, token string, err error) {
 	log := s.Log.With("audit", true, "by", identity(r).Name, "verb", verb, "token", token)
 	if err != nil {
-		log.Warn("refused or failed", "error", err)
+		log.Warn("failed", "error", err)
 		return
 	}
 	log.Info("done")

@@ -38,6 +38,8 @@ type Config struct {
 	Credentials    []Credential // for the library's sources
 	Machines       Machines
 	Flavours       []machine.Flavour // the named sizes of machines
+	Hooks          Hooks
+	Webhooks       []Webhook
 }
 
 // Pool is a place that holds images.
@@ -99,7 +101,8 @@ type Credential struct {
 
 // Log is what is logged.
 type Log struct {
-	Level slog.Level
+	Level     slog.Level
+	AuditFile string // AuditAuto, a path, or "" for none; see AuditPath
 }
 
 // The words that the keys attach, tray.guest_eject, tray.strategy and library.verify know.

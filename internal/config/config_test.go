@@ -25,7 +25,8 @@ func TestDefaults(t *testing.T) {
 		CommandTimeout: 5 * time.Second,
 		API:            API{Socket: "/run/trayd/api.sock", Group: "trayd", ViewGroup: "trayd-view", Names: []string{}},
 		Tray:           Tray{Wait: 10 * time.Second, GuestEject: Release, Strategy: Auto},
-		Log:            Log{Level: slog.LevelInfo},
+		Log:            Log{Level: slog.LevelInfo, AuditFile: AuditAuto},
+		Hooks:          Hooks{Dir: "/etc/trayd/hooks.d", Timeout: 30 * time.Second},
 		Library:        Default().Library, // in TestLibraryDefaults
 		Machines: Machines{
 			Run: RunAuto, User: "trayd-vm", QEMU: "qemu-system-x86_64", QemuImg: "qemu-img",
@@ -50,7 +51,7 @@ func TestReferenceHoldsEveryKeyWithItsDefaultAndAComment(t *testing.T) {
 	at := lines([]byte(Reference()))
 	text := strings.Split(Reference(), "\n")
 	for _, k := range keys() {
-		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" || table == "flavour" || table == "client" {
+		if table, _, _ := strings.Cut(k.name, "."); table == "volume" || table == "pool" || table == "credential" || table == "flavour" || table == "webhook" || table == "client" {
 			// They have no defaults: the reference shows them in comments.
 			word := lastPart(k.name)
 			assert.Regexp(t, `(?m)^#.*(\[\[`+word+`\]\]|\b`+word+` = )`, Reference(), k.name)
@@ -92,6 +93,10 @@ guest_eject = "keep"
 strategy = "stepwise"
 [log]
 level = "debug"
+audit_file = "/var/log/changes.log"
+[hooks]
+dir = ""
+timeout = "5m"
 [[client]]
 name = "fleet"
 role = "change"
@@ -106,7 +111,8 @@ role = "change"
 			CertFile: "/c", KeyFile: "/k", ClientCAFile: "/ca", Clients: map[string]access.Role{"fleet": access.Change},
 		},
 		Tray:     Tray{GuestEject: Keep, Strategy: Stepwise},
-		Log:      Log{Level: slog.LevelDebug},
+		Log:      Log{Level: slog.LevelDebug, AuditFile: "/var/log/changes.log"},
+		Hooks:    Hooks{Timeout: 5 * time.Minute},
 		Library:  Default().Library,  // in TestEveryKeyOfTheLibraryIsTakenOver
 		Machines: Default().Machines, // in TestEveryKeyOfMachinesIsTakenOver
 	}, c)

@@ -28,7 +28,8 @@ type file struct {
 		Strategy   string `toml:"strategy"`
 	} `toml:"tray"`
 	Log struct {
-		Level string `toml:"level"`
+		Level     string `toml:"level"`
+		AuditFile string `toml:"audit_file"`
 	} `toml:"log"`
 	Library    fileLibrary      `toml:"library"`
 	Machines   fileMachines     `toml:"machines"`
@@ -36,6 +37,8 @@ type file struct {
 	Volume     []fileVolume     `toml:"volume"`
 	Pool       []filePool       `toml:"pool"`
 	Credential []fileCredential `toml:"credential"`
+	Hooks      fileHooks        `toml:"hooks"`
+	Webhook    []fileWebhook    `toml:"webhook"`
 }
 
 type fileLibrary struct {
@@ -102,7 +105,8 @@ func defaults() file {
 	}
 	f.API = defaultAPI()
 	f.Tray.Wait, f.Tray.GuestEject, f.Tray.Strategy = "10s", Release, Auto
-	f.Log.Level = "info"
+	f.Log.Level, f.Log.AuditFile = "info", AuditAuto
+	f.Hooks = fileHooks{Dir: "/etc/trayd/hooks.d", Timeout: "30s"}
 	f.Machines = defaultMachines()
 	f.Library = fileLibrary{
 		Verify: VerifyNone, Keys: []string{}, Sources: []string{}, PrivateTargets: []string{},

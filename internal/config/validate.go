@@ -41,7 +41,10 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 			GuestEject: k.word("tray.guest_eject", f.Tray.GuestEject, Release, Keep),
 			Strategy:   k.word("tray.strategy", f.Tray.Strategy, Auto, Atomic, Stepwise),
 		},
-		Log:     Log{Level: k.level("log.level", f.Log.Level)},
+		Log: Log{
+			Level:     k.level("log.level", f.Log.Level),
+			AuditFile: k.auditFile("log.audit_file", f.Log.AuditFile),
+		},
 		Volumes: k.volumes(f.Volume),
 		Pools:   k.pools(f.Pool),
 
@@ -50,6 +53,9 @@ func validate(f file, lines map[string]int) (*Config, []Problem) {
 
 		Machines: k.machines(f.Machines),
 		Flavours: k.flavours(f.Flavour),
+
+		Hooks:    k.hooks(f.Hooks),
+		Webhooks: k.webhooks(f.Webhook),
 	}
 	k.writable("library.pool", c.Library.Pool, c.Pools)
 	if len(k.problems) > 0 {

@@ -240,6 +240,9 @@ func (j *job) progress(p fetch.Progress) {
 	// The validator is durable before the first byte counts, and the bytes now and then.
 	other := e.Fetched.Validator != p.State.Validator
 	due := other || e.Fetched.Bytes != p.State.Bytes && time.Since(j.saved) >= saveEvery || p.Phase == fetch.Ended
+	if more := p.State.Bytes - e.Fetched.Bytes; more > 0 {
+		j.l.fetched.Add(uint64(more))
+	}
 	e.Fetched = p.State
 	if due {
 		j.saved = time.Now()

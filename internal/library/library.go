@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/trayd/trayd/blockdev/volume"
 	"github.com/trayd/trayd/internal/library/fetch"
@@ -135,6 +136,7 @@ type Library struct {
 	ctx       context.Context          // of Start; nil before
 	announced map[string]announcement  // uploads that have not begun, by catalogue key
 	work      sync.WaitGroup           // of jobs
+	fetched   atomic.Uint64            // bytes of downloads since the start
 	told      func(Event)
 }
 

@@ -32,10 +32,25 @@ const (
 	EventVMFailed      = "vm-failed"  // it could not be started, or ended badly
 	EventVMInstalled   = "vm-installed"
 	EventConflict      = "conflict" // somebody else's disc is in
+	EventMissed        = "missed"   // some events didn't come: look anew at what you follow
 )
 
-// Event is something that happened. IDs rise by one; they start anew with the
-// agent.
+// EventTypes is all of them.
+func EventTypes() []string {
+	return []string{
+		EventVMAttached, EventVMLost, EventVMEnded, EventStarted,
+		EventWaiting, EventFailed, EventIncomplete, EventUnchanged,
+		EventLoaded, EventEjected, EventRolledBack, EventUnsettled,
+		EventSettled, EventGuestEjected, EventTrayPutRight, EventReleased,
+		EventReleaseWaits, EventVolumeCorrupt, EventImageAdded, EventImageRemoved,
+		EventImageFailed, EventVMCreated, EventVMRemoved, EventVMStarted,
+		EventVMStopped, EventVMFailed, EventVMInstalled, EventConflict,
+		EventMissed,
+	}
+}
+
+// Event is something that happened. IDs rise by one while trayd runs, and go on higher when
+// it is started anew; they stay below 2^53.
 type Event struct {
 	ID        uint64    `json:"id"`
 	Time      time.Time `json:"time"`

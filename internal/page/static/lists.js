@@ -41,13 +41,13 @@ function running() {
 }
 
 const bad = ["failed", "image-failed", "vm-failed", "conflict", "volume-corrupt"];
-const warn = ["vm-lost", "unsettled", "incomplete", "release-waits", "rolled-back", "tray-put-right"];
+const warn = ["missed", "vm-lost", "unsettled", "incomplete", "release-waits", "rolled-back", "tray-put-right"];
 const tone = (type) => (bad.includes(type) ? "bad" : warn.includes(type) ? "warn" : ["started", "waiting"].includes(type) ? "busy" : "good");
 
 export function eventsView() {
   return [
     h("div", { class: "heading" }, h("h1", null, "Events"), h("span", { class: "quiet" }, "newest first, the last 200")),
-    state.events.length ? table("Events, newest first", ["Time", "Event", "On", "What"], state.events.map((e) => ({ key: e.key, cells: [
+    state.events.length ? table("Events, newest first", ["Time", "Event", "On", "What"], state.events.map((e) => ({ key: e.id, cells: [
       h("span", { class: "time" }, time(e.time)), pill(tone(e.type), String(e.type).replaceAll("-", " ")),
       e.vm ? h("a", { href: "#/vm/" + encodeURIComponent(e.vm) }, e.vm + (e.drive ? " " + e.drive : "")) : "", e.detail || "",
     ] })), "brief") : h("p", { class: "quiet" }, "Nothing has happened yet."),

@@ -9,8 +9,9 @@ const poll = 5000;
 export const longAway = 5000; // ms, after which more than a restart is wrong
 const kept = 200;
 
-let last = 0; // the id of the last event
-let pid = 0; // of the agent; ids begin anew with it
+// The id of the last event. Ids go on over restarts of the agent; 1 asks for all that it
+// still has, 0 would be what comes next only.
+let last = 1;
 let reader = null; // ends the stream
 let wake = () => {}; // ends a pause
 const followers = new Set(); // of events
@@ -91,10 +92,6 @@ async function stream() {
     const version = await get("/v1/version", { signal });
     state.version ||= version.version;
     state.upgraded = version.version !== state.version;
-    if (version.pid !== pid) {
-      pid = version.pid;
-      last = 1; // nearly all that it still has: 0 would be what comes next only
-    }
     const response = await open("GET", "/v1/events?after=" + last, { signal });
     came = true;
     state.connection = "live";
@@ -125,9 +122,13 @@ function message(text) {
   } catch {
     return;
   }
-  last = Math.max(last, event.id || 0);
-  event.key = pid + "-" + event.id;
-  if (!state.events.some((e) => e.key === event.key)) {
+  const first = last === 1;
+  last = event.id; // which a clock that was set back makes a lower one
+  if (event.type === "missed") {
+    everything();
+    if (first) return; // what was before this page isn't missed
+  }
+  if (!state.events.some((e) => e.id === event.id)) {
     state.events.unshift(event);
     state.events.length = Math.min(state.events.length, kept);
   }
