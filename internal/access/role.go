@@ -45,4 +45,5 @@ type Identity struct {
 	Key  string
 	Role Role
 	PID  int // of a process on this host; 0 elsewhere
+	UID  int // of that process
 }

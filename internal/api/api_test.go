@@ -143,7 +143,7 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medum":"x"}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{} {}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"x","wait":"soon"}`, 400, "bad-request"},
-		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + strings.Repeat("x", 70<<10) + `"}`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + strings.Repeat("x", 70<<10) + `"}`, 413, "request-too-large"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"/etc/passwd"}`, 403, "medium-outside-roots"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + h.dir + `/nope.iso"}`, 404, "no-such-medium"},
