@@ -82,7 +82,22 @@ func (j *Job) end(err error) {
 // beginJob makes a job known to those who ask.
 func (a *Agent) beginJob(j *Job, by Caller) (*Job, error) {
 	j.id, j.by, j.since, j.done = randomName(10), by.Name, time.Now(), make(chan struct{})
-	return j, a.remember(j.id, j)
+	if err := a.remember(j.id, j); err != nil {
+		return j, err
+	}
+	e := Event{VM: j.vm, Operation: j.id}
+	switch {
+	case j.image != "":
+		e.Type, e.Detail = EventImageStarted, j.image+": "+j.verb
+	case !a.machines.own(j.vm): // it is about to be refused
+		return j, nil
+	case j.verb == "start":
+		e.Type, e.Detail = EventVMStarting, "asked for by "+j.by
+	default:
+		e.Type, e.Detail = EventVMStopping, "asked for by "+j.by
+	}
+	a.publish(e)
+	return j, nil
 }
 
 // duringImage carries out f as a job on an image.
