@@ -105,7 +105,7 @@ func (c *cli) report(err error) {
 		problem     *wire.Problem
 	)
 	switch {
-	case errors.Is(err, errFindings), errors.Is(err, errKept):
+	case errors.Is(err, errFindings), errors.Is(err, errKept), errors.Is(err, errUnwell):
 	case !errors.As(err, &ran):
 		fmt.Fprintf(c.stderr, "trayctl: %v\nnext: see `trayctl --help`\n", err)
 	case errors.As(err, &problem) && c.output == "json":

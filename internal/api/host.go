@@ -69,3 +69,12 @@ func (s *Server) getState(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) checkState(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, s.Agent.Check(r.Context()))
 }
+
+// examine looks at the host: `trayctl doctor`.
+func (s *Server) examine(w http.ResponseWriter, r *http.Request) {
+	if s.Doctor == nil {
+		s.noSuchPage(w, r)
+		return
+	}
+	writeJSON(w, http.StatusOK, s.Doctor(r.Context()))
+}
