@@ -144,7 +144,7 @@ func (d *daemon) run(l net.Listener) error {
 		Clients: d.config.API.Clients, Names: d.names, Page: page.Handler(),
 		Hold:    func(next http.Handler) http.Handler { return hold(ready, next) },
 		Healthy: d.healthy, Ready: func() error { return d.whyNotReady(ready) },
-		Doctor:  doctor.New(d.doctorOptions()).Examine,
+		Doctor:  doctor.New(d.doctorOptions()),
 		Metrics: d.outlets.metrics, Observe: d.outlets.metrics.Request,
 	})
 	failed := make(chan error, 2) // a part that ends before it should

@@ -59,6 +59,10 @@ func (s *Server) collectVolumes(w http.ResponseWriter, r *http.Request) {
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) {
 	st := s.Agent.Summary(r.Context())
 	st.Version, st.PID = s.Version, os.Getpid()
+	st.Attention = []wire.Check{}
+	if s.Doctor != nil {
+		st.Attention = s.Doctor.Attention(r.Context())
+	}
 	writeJSON(w, http.StatusOK, st)
 }
 
@@ -76,5 +80,5 @@ func (s *Server) examine(w http.ResponseWriter, r *http.Request) {
 		s.noSuchPage(w, r)
 		return
 	}
-	writeJSON(w, http.StatusOK, s.Doctor(r.Context()))
+	writeJSON(w, http.StatusOK, s.Doctor.Examine(r.Context()))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/doctor"
 	"github.com/trayd/trayd/internal/look"
 	"github.com/trayd/trayd/internal/wire"
 )
@@ -29,8 +30,8 @@ type Options struct {
 	// Names are what this host is called by those who come over TCP; addresses and localhost
 	// are always right.
 	Names []string
-	// Doctor examines the host.
-	Doctor func(context.Context) []wire.Check
+	// Doctor examines the host; nil for none.
+	Doctor *doctor.Doctor
 	// Hold keeps requests back until they can be answered; nil for none.
 	Hold func(http.Handler) http.Handler
 	// Page is what is at / and beneath /page/; nil for none.

@@ -10,6 +10,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,9 +40,20 @@ type Doctor struct {
 
 // Examine looks at everything, for limit and a little more at the longest.
 func (d *Doctor) Examine(ctx context.Context) []Check {
-	results := make([][]Check, len(d.probes))
+	return d.examine(ctx, d.probes)
+}
+
+// Attention is what needs somebody's of what is done here every day: machines, images, and
+// what is under way.
+func (d *Doctor) Attention(ctx context.Context) []Check {
+	daily := slices.DeleteFunc(slices.Clone(d.probes), func(p probe) bool { return !slices.Contains([]string{"machines", "operations", "images"}, p.area) })
+	return slices.DeleteFunc(d.examine(ctx, daily), func(c Check) bool { return c.Result == wire.CheckOK || c.Result == wire.CheckSkipped })
+}
+
+func (d *Doctor) examine(ctx context.Context, probes []probe) []Check {
+	results := make([][]Check, len(probes))
 	var work sync.WaitGroup
-	for i, p := range d.probes {
+	for i, p := range probes {
 		work.Go(func() { results[i] = d.bounded(ctx, p) })
 	}
 	work.Wait()

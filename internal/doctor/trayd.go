@@ -91,8 +91,8 @@ func judgeMachine(v wire.VMStatus) []Check {
 	if m == nil {
 		return all
 	}
-	for _, note := range m.Notes {
-		all = append(all, warning("machines", v.Name, show+", `trayctl vm screenshot "+v.Name+"`", "%s", note))
+	if v.State != wire.VMStopped && len(m.Notes) > 0 { // one that is stopped may be in the making
+		all = append(all, warning("machines", v.Name, show+", `trayctl vm screenshot "+v.Name+"`", "%s", strings.Join(m.Notes, "; ")))
 	}
 	return all
 }
