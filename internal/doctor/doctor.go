@@ -44,10 +44,12 @@ func (d *Doctor) Examine(ctx context.Context) []Check {
 }
 
 // Attention is what needs somebody's of what is done here every day: machines, images, and
-// what is under way.
+// what is under way. Images that have failed are among the summary's problems already.
 func (d *Doctor) Attention(ctx context.Context) []Check {
 	daily := slices.DeleteFunc(slices.Clone(d.probes), func(p probe) bool { return !slices.Contains([]string{"machines", "operations", "images"}, p.area) })
-	return slices.DeleteFunc(d.examine(ctx, daily), func(c Check) bool { return c.Result == wire.CheckOK || c.Result == wire.CheckSkipped })
+	return slices.DeleteFunc(d.examine(ctx, daily), func(c Check) bool {
+		return c.Result == wire.CheckOK || c.Result == wire.CheckSkipped || c.Area == "images" && c.Result == wire.CheckFailed
+	})
 }
 
 func (d *Doctor) examine(ctx context.Context, probes []probe) []Check {
