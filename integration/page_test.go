@@ -75,7 +75,7 @@ func TestPageShowsTheTruth(t *testing.T) {
 	guest := vm.Guest(t)
 	r.start("")
 	r.ready()
-	p := openPageAt(r, "#/vm/vm1", nil) // outlives trayd
+	p := openPage(r, "#/vm/vm1") // it outlives trayd
 	p.shows(".drive", "No disc")
 	p.until(live, pageLimit)
 

@@ -60,7 +60,7 @@ func TestPageConsole(t *testing.T) {
 	r.ready()
 	r.boot("m1", "bios", "64M", "--iso", grub(r))
 	r.must("vm", "create", "off", "--memory", "64M", "--network", "none")
-	p := openPageAt(r, "#/vm/off/console", nil) // outlives trayd
+	p := openPage(r, "#/vm/off/console") // it outlives trayd
 	p.shows(".console [role=alert]", "off", "Next:", "start")
 	p.do(chromedp.Navigate(p.origin + "/#/vm/theirs/console"))
 	p.shows(".note", "trayd doesn't run theirs")

@@ -208,6 +208,7 @@ func TestUploadIsSeen(t *testing.T) {
 	}
 	b, err := os.ReadFile(r.disc("DEBIAN"))
 	require.NoError(t, err)
+	b = append(b, make([]byte, 8<<20)...) // more than what is read at once
 	by := Caller{Name: "test"}
 	content, feed := io.Pipe()
 	ended := make(chan error, 1)
@@ -225,7 +226,8 @@ func TestUploadIsSeen(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p := op.Status().Progress
 		return p != nil && p.Bytes > 0 && p.Total == int64(len(b))
-	}, patience, time.Millisecond)
+	}, patience, time.Millisecond)//X
+	t.Logf("%+v %+v", op.Status(), r.agent.Images())
 	_, err = feed.Write(b[len(b)/2:])
 	require.NoError(t, err)
 	require.NoError(t, feed.Close())

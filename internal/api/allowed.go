@@ -58,7 +58,7 @@ func (s *Server) stillAllowed(r *http.Request) bool {
 	case kind == "cert":
 		return now.Before(r.TLS.PeerCertificates[0].NotAfter)
 	case r.Header.Get("Authorization") != "":
-		return s.Tokens.Valid(id, now)
+		return s.Access.Tokens.Valid(id, now)
 	}
 	_, ok := s.inSession(r, sessionCookie, sessionCookie)
 	return ok
