@@ -226,7 +226,7 @@ func TestUploadIsSeen(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p := op.Status().Progress
 		return p != nil && p.Bytes > 0 && p.Total == int64(len(b))
-	}, patience, time.Millisecond)//X
+	}, patience, time.Millisecond) //X
 	t.Logf("%+v %+v", op.Status(), r.agent.Images())
 	_, err = feed.Write(b[len(b)/2:])
 	require.NoError(t, err)
