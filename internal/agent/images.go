@@ -57,7 +57,9 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bo
 		return forImage(err)
 	})
 	if err != nil {
-		a.publish(Event{Type: EventImageFailed, Detail: about.String() + ": " + err.Error()})
+		if CodeOf(forImage(err)) != ImageExists { // of the one that exists nothing failed
+			a.publish(Event{Type: EventImageFailed, Detail: about.String() + ": " + err.Error()})
+		}
 		return i, forImage(err)
 	}
 	a.publish(Event{Type: EventImageAdded, Detail: i.String()})

@@ -104,7 +104,7 @@ func (a *Agent) beginJob(j *Job, by Caller) (*Job, error) {
 func (a *Agent) duringImage(ctx context.Context, verb string, i library.Image, by Caller, f func(context.Context) error) error {
 	look := func() (Phase, *wire.ImageProgress) {
 		if now, err := a.images.Image(i.Pool, i.Name); err == nil && now.Progress != nil {
-			return Phase(now.State), now.Progress
+			return phaseOf(now.State), now.Progress
 		}
 		return wire.Running, nil
 	}
@@ -154,7 +154,7 @@ func (a *Agent) imageJob(verb, vm string, i library.Image, by Caller) {
 		if err != nil {
 			return wire.Running, nil
 		}
-		return Phase(now.State), now.Progress
+		return phaseOf(now.State), now.Progress
 	}
 	a.mu.Lock()
 	for _, t := range a.ops {
@@ -180,6 +180,16 @@ func (a *Agent) imageJob(verb, vm string, i library.Image, by Caller) {
 		}
 		j.end(err)
 	})
+}
+
+// phaseOf is the phase of an operation whose image is in a state. One that has ended is about
+// to.
+func phaseOf(s wire.ImageState) Phase {
+	switch s {
+	case wire.ImageAllocated, wire.ImageDownloading, wire.ImageVerifying:
+		return Phase(s)
+	}
+	return wire.Running
 }
 
 // resumedJobs has what goes on with after a start known as jobs.
