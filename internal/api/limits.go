@@ -3,9 +3,11 @@ package api
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -35,10 +37,12 @@ type connections struct {
 	mu  sync.Mutex // guards all below
 	all map[net.Conn]string
 	by  map[string]int
+	// silent have asked for nothing yet.
+	silent map[net.Conn]bool
 }
 
 func newConnections() *connections {
-	return &connections{all: make(map[net.Conn]string), by: make(map[string]int)}
+	return &connections{all: make(map[net.Conn]string), by: make(map[string]int), silent: make(map[net.Conn]bool)}
 }
 
 // limit refuses what is too much.
@@ -85,8 +89,26 @@ func (c *connections) take(conn net.Conn, who string) bool {
 
 // state is http.Server's ConnState: it notes what has ended.
 func (c *connections) state(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	if _, local := conn.(*net.UnixConn); state == http.StateNew && !local {
+		c.silent[conn] = true
+	} else {
+		delete(c.silent, conn)
+	}
+	c.mu.Unlock()
 	if state == http.StateClosed {
 		c.drop(conn)
+	}
+}
+
+// endSilent ends what browsers have opened for later: Shutdown would wait 5 s for it. Who comes
+// by the unix socket asks at once.
+func (c *connections) endSilent() {
+	c.mu.Lock()
+	silent := slices.Collect(maps.Keys(c.silent))
+	c.mu.Unlock()
+	for _, conn := range silent {
+		conn.Close() // which may come back here
 	}
 }
 

@@ -107,6 +107,7 @@ func New(closing context.Context, o Options) *Server {
 		ConnContext:       s.connContext,
 		ConnState:         s.conns.state,
 	}
+	s.http.RegisterOnShutdown(s.conns.endSilent)
 	return s
 }
 
