@@ -204,3 +204,31 @@ func colons(fingerprint string) string {
 	hex := strings.TrimPrefix(fingerprint, "sha256:")
 	return strings.TrimSuffix(regexp.MustCompile("..").ReplaceAllString(hex, "$0:"), ":")
 }
+
+// TestRevokedConsole: a console that a token let in ends with the token, and says why.
+func TestRevokedConsole(t *testing.T) {
+	r := newRig(t)
+	at := r.secured("")
+	r.start("")
+	r.ready()
+	r.echoing("m1")
+	pem, err := os.ReadFile(filepath.Join(r.dir, "state", "api.crt"))
+	require.NoError(t, err)
+	env := []string{"TRAYD_TOKEN=" + r.newToken("ci", "change", "1h")}
+	revoked := time.AfterFunc(2*time.Second, func() { r.trayctl("token", "revoke", "ci") })
+	defer revoked.Stop()
+	stdin, typed, err := os.Pipe()
+	require.NoError(t, err)
+	defer stdin.Close()
+	defer typed.Close() // a keyboard at which nobody types on
+	_, err = io.WriteString(typed, "a")
+	require.NoError(t, err)
+	began := time.Now()
+	got := r.trayctlTo(env, stdin, "--host", "https://"+at, "--fingerprint", fingerprintOf(t, pem), "vm", "console", "m1", "--serial", "--for", "60s")
+	require.Less(t, time.Since(began), 30*time.Second)
+	require.Greater(t, time.Since(began), 2*time.Second)
+	require.Equal(t, "A", got.stdout)
+	require.Contains(t, got.stderr, "the token or the certificate counts no more")
+	require.NotZero(t, got.code)
+	require.Equal(t, "B", r.piped("m1", "b", "500ms").stdout, "the console is free again")
+}
