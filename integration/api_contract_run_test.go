@@ -124,7 +124,7 @@ func contractOfDrives(r *rig, a *asker, g *qemutest.Guest) {
 	for _, path := range []string{"/v1/vms", "/v1/vms/vm1", "/v1/vms/vm1/drives/cd0", "/v1/state", "/v1/state/check", "/v1/status", "/v1/operations"} {
 		a.want(200, "GET", path, "")
 	}
-	finish := func(got answer) wire.OperationStatus {
+	finish := func(got apiAnswer) wire.OperationStatus {
 		op := decoded[wire.OperationStatus](t, got)
 		require.Equal(t, "/v1/operations/"+op.ID, got.header.Get("Location"))
 		return decoded[wire.OperationStatus](t, a.want(200, "GET", "/v1/operations/"+op.ID+"?wait=20s", ""))
@@ -186,7 +186,7 @@ func contractOfMachines(r *rig, a *asker) {
 	a.problem(409, "vm-running", "DELETE", "/v1/vms/m1", "")
 	a.want(200, "POST", "/v1/vms/m1/kill", "")
 	a.want(200, "PATCH", "/v1/vms/m1", `{"memory":"32MiB"}`)
-	finish := func(got answer) {
+	finish := func(got apiAnswer) {
 		id := decoded[wire.OperationStatus](t, got).ID
 		op := decoded[wire.OperationStatus](t, a.want(200, "GET", "/v1/operations/"+id+"?wait=20s", ""))
 		require.Equal(t, wire.Done, op.Result, "%+v", op)

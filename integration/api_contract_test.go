@@ -102,7 +102,7 @@ func (c *contract) route(method, path string) (found apiRoute) {
 }
 
 // check compares an answer with the description.
-func (c *contract) check(method, path string, got answer) {
+func (c *contract) check(method, path string, got apiAnswer) {
 	c.t.Helper()
 	r := c.route(method, path)
 	where := fmt.Sprintf("%s %s: %d %s", method, path, got.status, got.body)

@@ -30,8 +30,8 @@ import (
 	"github.com/trayd/trayd/internal/wire"
 )
 
-// answer is one of the API.
-type answer struct {
+// apiAnswer is one of the API.
+type apiAnswer struct {
 	status int
 	header http.Header
 	body   []byte
@@ -80,7 +80,7 @@ func (r *rig) remote(at, from, token string, cert *tls.Certificate) *asker {
 }
 
 // do sends a request; of a stream only the head of the answer is read.
-func (a *asker) do(req *http.Request) answer {
+func (a *asker) do(req *http.Request) apiAnswer {
 	a.t.Helper()
 	if a.token != "" {
 		req.Header.Set("Authorization", "Bearer "+a.token)
@@ -88,7 +88,7 @@ func (a *asker) do(req *http.Request) answer {
 	resp, err := a.client.Do(req)
 	require.NoError(a.t, err, "%s %s", req.Method, req.URL)
 	defer resp.Body.Close()
-	got := answer{status: resp.StatusCode, header: resp.Header}
+	got := apiAnswer{status: resp.StatusCode, header: resp.Header}
 	if resp.StatusCode != http.StatusSwitchingProtocols && !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		got.body, err = io.ReadAll(resp.Body)
 		require.NoError(a.t, err, "%s %s", req.Method, req.URL)
@@ -97,7 +97,7 @@ func (a *asker) do(req *http.Request) answer {
 }
 
 // ask sends a request with fields of its head ("Name: value").
-func (a *asker) ask(method, path, body string, fields ...string) answer {
+func (a *asker) ask(method, path, body string, fields ...string) apiAnswer {
 	a.t.Helper()
 	req, err := http.NewRequestWithContext(a.t.Context(), method, a.base+path, strings.NewReader(body))
 	require.NoError(a.t, err)
@@ -115,7 +115,7 @@ func (a *asker) ask(method, path, body string, fields ...string) answer {
 }
 
 // want is ask for an answer with that status.
-func (a *asker) want(status int, method, path, body string, fields ...string) answer {
+func (a *asker) want(status int, method, path, body string, fields ...string) apiAnswer {
 	a.t.Helper()
 	got := a.ask(method, path, body, fields...)
 	require.Equal(a.t, status, got.status, "%s %s: %s", method, path, got.body)
@@ -132,7 +132,7 @@ func (a *asker) problem(status int, code, method, path, body string, fields ...s
 	return p
 }
 
-func decoded[T any](t testing.TB, a answer) (v T) {
+func decoded[T any](t testing.TB, a apiAnswer) (v T) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal(a.body, &v), "%s", a.body)
 	return v
