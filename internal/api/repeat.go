@@ -143,10 +143,20 @@ func (c *repeats) makeRoom(who string) {
 			}
 		}
 	}
-	if i := slices.IndexFunc(c.order, func(e *repeat) bool { return e.who == who }); i >= 0 {
+	ended := func(e *repeat) bool {
+		select {
+		case <-e.done:
+			return true
+		default:
+			return false // who sends that one again would have it carried out twice
+		}
+	}
+	i := slices.IndexFunc(c.order, func(e *repeat) bool { return e.who == who && ended(e) })
+	if i < 0 { // everybody has one
+		i = slices.IndexFunc(c.order, ended)
+	}
+	if i >= 0 {
 		c.forget(c.order[i])
-	} else { // everybody has one
-		c.forget(c.order[0])
 	}
 }
 

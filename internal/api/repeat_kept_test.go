@@ -49,6 +49,15 @@ func TestRepeatsKept(t *testing.T) {
 	require.LessOrEqual(t, len(c.order), maxRepeats)
 	require.Len(t, c.all, len(c.order))
 
+	running, first := c.begin("d", "running", anyBody)
+	require.True(t, first)
+	for i := range 2 * maxRepeatsOne {
+		answered(c, "d", fmt.Sprint(i), 200)
+	}
+	again, first := c.begin("d", "running", anyBody)
+	require.False(t, first, "it would be carried out twice")
+	require.Same(t, running, again)
+
 	c.order[0].began = time.Now().Add(-repeatTime - time.Minute)
 	old := c.order[0]
 	answered(c, "c", "k", 200)
