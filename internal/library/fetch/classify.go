@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/internal/library/ingest"
+	"github.com/trayd/trayd/internal/network"
 )
 
 // errStalled and errSlow end an attempt whose server is of no use. They are causes of its
@@ -81,9 +82,12 @@ func brokenNet(err error, host string) *Error {
 		dns     *net.DNSError
 		op      *net.OpError
 		timeout interface{ Timeout() bool }
+		broker  *network.UnavailableError
 	)
 	late := errors.As(err, &timeout) && timeout.Timeout()
 	switch {
+	case errors.As(err, &broker):
+		return fail(Unreachable, "see `systemctl status trayd-network.socket trayd-network`", "there is no way to %s, since %s can't be used: %s", host, broker.Path, broker.Why).passing()
 	case errors.As(err, &op) && op.Op == "proxyconnect":
 		return fail(Proxy, "see HTTPS_PROXY and HTTP_PROXY in trayd's environment", "the proxy for %s can't be reached: %v", host, op.Err).passing()
 	case errors.As(err, &dns) && dns.IsNotFound:
