@@ -74,7 +74,7 @@ func testService(t *testing.T, h host) {
 func (s service) installTrayd() {
 	s.install(filepath.Join(bin, "trayd"), "/usr/bin/trayd", 0o755)
 	s.install(filepath.Join(bin, "trayctl"), "/usr/bin/trayctl", 0o755)
-	for _, unit := range []string{"trayd.service", "trayd.socket"} {
+	for _, unit := range []string{"trayd.service", "trayd.socket", "trayd-network.service", "trayd-network.socket"} {
 		s.install("../systemd/"+unit, "/usr/lib/systemd/system/"+unit, 0o644)
 	}
 	s.install("../systemd/sysusers.d/trayd.conf", "/usr/lib/sysusers.d/trayd.conf", 0o644)
