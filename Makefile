@@ -10,7 +10,7 @@ CACHE   ?= .cache
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test integration edge edge-test edge-shell soak demo bench lint cross install clean
+.PHONY: help deps build man test integration edge edge-test edge-shell soak demo bench lint cross install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,8 +18,14 @@ help: ## this list
 deps: ## install what tests, demo and bench need from Debian's packages
 	@integration/install-deps
 
-build: ## bin/trayd and bin/trayctl, static
+build: man ## bin/trayd and bin/trayctl, static, with their manual pages
 	$(BUILD) -o bin/ ./cmd/trayd ./cmd/trayctl
+	@mkdir -p bin/completions && for shell in bash zsh fish; do bin/trayctl completion $$shell > bin/completions/trayctl.$$shell || exit 1; done
+
+man: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+man: ## bin/man: the manual pages, made from the commands
+	@rm -rf bin/man && mkdir -p bin/man && for program in trayd trayctl; do \
+		$(GO) run -buildvcs=false -tags man -ldflags '-X main.version=$(VERSION)' ./cmd/$$program bin/man || exit 1; done
 
 bin/test: deps
 	$(BUILD) -tags failpoints -o bin/trayd-failpoints ./cmd/trayd
@@ -84,6 +90,7 @@ lint: ## gofmt, vet, a tidy go.mod, and both architectures build
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags integration,failpoints,edge ./...
+	$(GO) vet -tags man ./cmd/...
 	$(GO) mod tidy -diff
 	@$(MAKE) --no-print-directory cross
 
@@ -103,6 +110,11 @@ install: ## into $(DESTDIR)/usr: both programs, the units, the group; /etc/trayd
 	install -D -m 644 systemd/sysusers.d/trayd.conf $(DESTDIR)/usr/lib/sysusers.d/trayd.conf
 	install -D -m 644 systemd/tmpfiles.d/trayd.conf $(DESTDIR)/usr/lib/tmpfiles.d/trayd.conf
 	install -D -m 644 systemd/logrotate.d/trayd $(DESTDIR)/etc/logrotate.d/trayd
+	install -d -m 755 $(addprefix $(DESTDIR)/usr/share/,man/man1 man/man5 man/man8 bash-completion/completions zsh/vendor-completions fish/vendor_completions.d)
+	for page in bin/man/*; do gzip -9nc $$page > $(DESTDIR)/usr/share/man/man$${page##*.}/$${page##*/}.gz || exit 1; done
+	install -m 644 bin/completions/trayctl.bash $(DESTDIR)/usr/share/bash-completion/completions/trayctl
+	install -m 644 bin/completions/trayctl.zsh $(DESTDIR)/usr/share/zsh/vendor-completions/_trayctl
+	install -m 644 bin/completions/trayctl.fish $(DESTDIR)/usr/share/fish/vendor_completions.d/trayctl.fish
 	@if [ -z "$(DESTDIR)" ] && command -v systemd-sysusers >/dev/null; then systemd-sysusers trayd.conf && systemd-tmpfiles --create trayd.conf; fi
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 

@@ -36,6 +36,7 @@ type rig struct {
 	t       testing.TB
 	dir     string
 	extra   string // more lines of the [tray] section
+	api     string // more lines of the [api] section
 	limit   string // command_timeout
 	qemuImg string // in place of qemu-img
 	qemu    string // in place of qemu-system-x86_64, for machines of trayd's own
@@ -129,9 +130,9 @@ func (r *rig) configure(path, stateDir string) string {
 		run = "systemd"
 	}
 	require.NoError(r.t, os.WriteFile(path, fmt.Appendf(nil,
-		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n"+
+		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n%s\n"+
 			"[machines]\nrun = %q\nrun_dir = %q\naccel = \"tcg\"\nqemu_img = %q\nqemu = %q\n[tray]\n%s\n",
-		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), run, r.machinesRun(), cmp.Or(r.qemuImg, "qemu-img"), cmp.Or(r.qemu, "qemu-system-x86_64"), r.extra), 0o644))
+		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.api, run, r.machinesRun(), cmp.Or(r.qemuImg, "qemu-img"), cmp.Or(r.qemu, "qemu-system-x86_64"), r.extra), 0o644))
 	return path
 }
 

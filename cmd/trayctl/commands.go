@@ -70,7 +70,7 @@ DRIVE may be left out when the machine has one CD drive.`,
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		c.statusCommand(), c.vmsCommand(), c.drivesCommand(), c.volumesCommand(), c.imageCommand(), c.vmCommand(),
+		c.statusCommand(), c.doctorCommand(), c.vmsCommand(), c.drivesCommand(), c.volumesCommand(), c.imageCommand(), c.vmCommand(),
 		c.changeCommand(wire.Insert, "Put a disc into an empty drive",
 			"Puts a disc into an empty drive. A drive that has a disc is left alone; the error says which.",
 			"  trayctl insert vm1 /srv/iso/debian.iso\n  trayctl insert vm1/cd0 debian.iso"),

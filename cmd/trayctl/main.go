@@ -18,18 +18,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"runtime"
-	"runtime/debug"
 
 	"github.com/trayd/trayd/internal/wire"
 )
 
 // version is set by the linker.
 var version = "dev"
-
-// memoryLimit is when the collector begins all the same: `trayctl events` runs for days.
-const memoryLimit = 16 << 20 // bytes
 
 // The exit codes.
 const (
@@ -40,15 +34,6 @@ const (
 	exitUnreachable
 	exitIncomplete
 )
-
-func main() {
-	// A command lives for milliseconds: more threads and a garbage collector cost it
-	// more than they give (measured: a third of its time).
-	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(memoryLimit)
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
-}
 
 // run is main for tests too.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -105,7 +90,7 @@ func (c *cli) report(err error) {
 		problem     *wire.Problem
 	)
 	switch {
-	case errors.Is(err, errFindings), errors.Is(err, errKept):
+	case errors.Is(err, errFindings), errors.Is(err, errKept), errors.Is(err, errUnwell):
 	case !errors.As(err, &ran):
 		fmt.Fprintf(c.stderr, "trayctl: %v\nnext: see `trayctl --help`\n", err)
 	case errors.As(err, &problem) && c.output == "json":

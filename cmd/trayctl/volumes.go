@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -117,57 +115,4 @@ func (c *cli) collect(cmd *cobra.Command, dry bool) error {
 		return errKept
 	}
 	return err
-}
-
-func (c *cli) statusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "status", Short: "Show this host on one screen: machines, drives, volumes, and what needs attention",
-		Example: "  trayctl status\n  trayctl status -o json", Args: cobra.NoArgs,
-		RunE: ran(func(cmd *cobra.Command, _ []string) error {
-			var s wire.Summary
-			if err := c.client.do(cmd.Context(), "GET", "/v1/status", nil, &s); err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) { summaryTable(w, s) })
-		}),
-	}
-}
-
-// byState is how many there are in each state, in words.
-func byState(counts map[string]int) string {
-	var words []string
-	for _, state := range slices.Sorted(maps.Keys(counts)) {
-		words = append(words, fmt.Sprintf("%d %s", counts[state], state))
-	}
-	if len(words) == 0 {
-		return "none"
-	}
-	return strings.Join(words, ", ")
-}
-
-func summaryTable(w io.Writer, s wire.Summary) {
-	row(w, "trayd", fmt.Sprintf("%s (pid %d)", s.Version, s.PID))
-	row(w, "machines", fmt.Sprintf("%d, %d attached", s.VMs.All, s.VMs.Attached))
-	row(w, "drives", byState(s.Drives))
-	row(w, "images", byState(s.Images))
-	row(w, "operations", fmt.Sprint(len(s.Operations)))
-	active, waiting := 0, 0
-	for _, v := range s.Volumes {
-		if v.Active {
-			active++
-		}
-		if v.Waiting != "" {
-			waiting++
-		}
-	}
-	row(w, "volumes", fmt.Sprintf("%d active, %d waiting for release", active, waiting))
-	for _, o := range s.Operations {
-		fmt.Fprintf(w, "\n%s/%s: %s, %s since %s\n", o.VM, o.Drive, strings.TrimSpace(o.Verb+" "+o.Medium), o.Phase, o.Since.Local().Format("15:04:05"))
-	}
-	for _, f := range s.Problems {
-		fmt.Fprintf(w, "\n%s\nnext: %s\n", finding(f), f.Next)
-	}
-	if len(s.Problems) == 0 {
-		fmt.Fprintln(w, "\nnothing needs attention")
-	}
 }

@@ -162,3 +162,13 @@ func writePEM(path, kind string, der []byte, mode fs.FileMode) error {
 	}
 	return os.Rename(f.Name(), path)
 }
+
+// ends is when the certificate's time is over.
+func (k *certificate) ends() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.pair.Leaf == nil {
+		return time.Time{}
+	}
+	return k.pair.Leaf.NotAfter
+}

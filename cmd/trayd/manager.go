@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/doctor"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -68,5 +69,20 @@ func (d *daemon) attached() string {
 func (d *daemon) tell(err error) {
 	if err != nil {
 		d.log.Warn("systemd", "error", err)
+	}
+}
+
+// doctorOptions are what `trayctl doctor` has looked at.
+func (d *daemon) doctorOptions() doctor.Options {
+	return doctor.Options{
+		Agent:  d.agent,
+		Config: d.latest.Load,
+		Certificate: func() time.Time {
+			if d.certificate == nil {
+				return time.Time{}
+			}
+			return d.certificate.ends()
+		},
+		Tokens: d.access.Tokens.List,
 	}
 }

@@ -25,6 +25,7 @@ func (d *daemon) reload() {
 	next.StateDir, next.API = d.config.StateDir, d.config.API
 	next.Machines.Run, next.Machines.RunDir = d.config.Machines.Run, d.config.Machines.RunDir
 	d.config = next
+	d.latest.Store(next)
 	d.level.Set(next.Log.Level)
 	d.agent.Reload(d.agentOptions(next))
 	d.outlets.configure(next)

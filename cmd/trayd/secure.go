@@ -28,6 +28,7 @@ func (d *daemon) secureConfig() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.certificate = cert
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get, NextProtos: []string{"http/1.1"}}
 	if len(c.Clients) > 0 && c.ClientCAFile == "" {
 		d.log.Warn("no [[client]] can come: api.client_ca_file, which signs their certificates, is not set")

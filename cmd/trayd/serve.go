@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,9 @@ import (
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/config"
+	"github.com/trayd/trayd/internal/doctor"
 	"github.com/trayd/trayd/internal/machine/launch"
+	"github.com/trayd/trayd/internal/page"
 	"github.com/trayd/trayd/state"
 	"github.com/trayd/trayd/systemd"
 )
@@ -31,18 +34,20 @@ const stopLimit = 8 * time.Second
 
 // daemon is the running agent with what it is wired to.
 type daemon struct {
-	path     string         // of the configuration
-	config   *config.Config // as it is in effect
-	level    *slog.LevelVar
-	log      *slog.Logger
-	notifier *systemd.Notifier
-	journal  *state.Journal
-	agent    *agent.Agent
-	runner   launch.Runner // of machines
-	tokens   *access.Tokens
-	outlets  *outlets
-	sockets  sockets
-	names    []string // of this host, for those who come over TLS
+	path        string                        // of the configuration
+	config      *config.Config                // as it is in effect
+	latest      atomic.Pointer[config.Config] // the same, for other goroutines
+	level       *slog.LevelVar
+	log         *slog.Logger
+	notifier    *systemd.Notifier
+	journal     *state.Journal
+	agent       *agent.Agent
+	runner      launch.Runner // of machines
+	access      api.Access
+	outlets     *outlets
+	certificate *certificate // for TLS; nil where trayd listens on no port
+	sockets     sockets      // from the broker, in the unit's sandbox
+	names       []string     // of this host, for those who come over TLS
 }
 
 // serve runs the agent until a signal ends it.
@@ -53,6 +58,7 @@ func serve(path string, stderr io.Writer) error {
 		return err
 	}
 	d := &daemon{path: path, config: cfg, level: new(slog.LevelVar), sockets: findSockets()}
+	d.latest.Store(cfg)
 	d.level.Set(cfg.Log.Level)
 	d.openOutlets(systemd.NewLogHandler(stderr, systemd.LogOptions{Identifier: "trayd", Level: d.level}))
 	defer d.outlets.close()
@@ -70,7 +76,7 @@ func serve(path string, stderr io.Writer) error {
 	if d.agent, err = agent.New(d.journal, d.agentOptions(cfg)); err != nil {
 		return errors.Join(err, l.Close(), d.journal.Close())
 	}
-	if d.tokens, err = access.NewTokens(d.journal); err != nil {
+	if d.access, err = api.NewAccess(d.journal); err != nil {
 		return errors.Join(err, l.Close(), d.journal.Close())
 	}
 	return errors.Join(d.run(l), d.journal.Close())
@@ -135,11 +141,12 @@ func (d *daemon) run(l net.Listener) error {
 	}
 	ready := make(chan struct{})
 	server := api.New(ctx, api.Options{
-		Agent: d.agent, Version: version, Log: d.log, Tokens: d.tokens,
+		Agent: d.agent, Version: version, Log: d.log, Access: d.access,
 		Groups:  access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup},
-		Clients: d.config.API.Clients, Names: d.names,
+		Clients: d.config.API.Clients, Names: d.names, Page: page.Handler(),
 		Hold:    func(next http.Handler) http.Handler { return hold(ready, next) },
 		Healthy: d.healthy, Ready: func() error { return d.whyNotReady(ready) },
+		Doctor:  doctor.New(d.doctorOptions()),
 		Metrics: d.outlets.metrics, Observe: d.outlets.metrics.Request,
 	})
 	failed := make(chan error, 2) // a part that ends before it should

@@ -22,7 +22,7 @@ func main() {
 	b := &bench{}
 	flag.StringVar(&b.bin, "bin", "bin", "directory of trayd and trayctl")
 	flag.IntVar(&b.rounds, "rounds", 200, "rounds of each interleaved measurement")
-	flag.StringVar(&b.only, "only", "", "only this measurement: journal, change, command, fleet, ingest, machines, sizes, iso, reads, events, or volumes, which needs an edge host")
+	flag.StringVar(&b.only, "only", "", "only this measurement: journal, change, command, fleet, ingest, machines, sizes, iso, reads, events, page, or volumes, which needs an edge host")
 	flag.BoolVar(&b.libvirt, "libvirt", true, "measure virsh too (its packages must be installed)")
 	flag.Parse()
 	if flag.Arg(0) == "part" { // of a measurement, in a process of its own
@@ -81,7 +81,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		name    string
 		measure func(context.Context) error
 	}{
-		{"journal", b.journal}, {"change", b.change}, {"command", b.command}, {"fleet", b.fleet}, {"ingest", b.ingest}, {"machines", b.own}, {"sizes", b.sizes}, {"iso", b.iso}, {"reads", b.reads}, {"events", b.events}, {"volumes", b.volumes},
+		{"journal", b.journal}, {"change", b.change}, {"command", b.command}, {"fleet", b.fleet}, {"ingest", b.ingest}, {"machines", b.own}, {"sizes", b.sizes}, {"iso", b.iso}, {"reads", b.reads}, {"page", b.page}, {"events", b.events}, {"volumes", b.volumes},
 	} {
 		if b.only != m.name && (b.only != "" || m.name == "volumes") {
 			continue

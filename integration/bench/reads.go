@@ -74,12 +74,20 @@ func (b *bench) reads(ctx context.Context) error {
 			return []string{"/v1/vms", "/v1/images", "/v1/operations", "/v1/volumes", "/v1/version", "/v1/vms/vm3", "/v1/vms/vm7/drives/cd0"}[i%7]
 		}},
 	} {
+		before, err := usageOf(d.cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
 		took, err := d.read(ctx, m.path)
 		if err != nil {
 			return err
 		}
-		p99 := took[len(took)*99/100]
-		b.add(fmt.Sprintf("%d reads a second: %s", readRate, m.what), fmt.Sprintf("p50 %s, p99 %s", short(median(took)), short(p99)),
+		after, err := usageOf(d.cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		p99, cpu := took[len(took)*99/100], (after.cpu-before.cpu)/time.Duration(len(took))
+		b.add(fmt.Sprintf("%d reads a second: %s", readRate, m.what), fmt.Sprintf("p50 %s, p99 %s, CPU %s each", short(median(took)), short(p99), short(cpu)),
 			"query-block on a raw monitor "+spread(bare), "-", "p99 below 20 ms on one core")
 	}
 	return nil

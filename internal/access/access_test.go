@@ -165,9 +165,22 @@ func TestTokens(t *testing.T) {
 // TestSessions: a session counts in its scope, until its time is over; a one-time secret counts
 // once.
 func TestSessions(t *testing.T) {
-	s, now := NewSessions(), time.Now()
+	_, j, _ := newTokens(t)
+	now := time.Now()
+	s, err := NewSessions(j, now)
+	require.NoError(t, err)
+	begin := func(scope string) string {
+		secret, err := s.Begin(Identity{Name: "a", Key: "uid:1", Role: Change}, scope, now)
+		require.NoError(t, err)
+		return secret
+	}
+	oneTime := func() string {
+		secret, err := s.OneTime(Identity{Name: "a", Key: "uid:1", Role: Change}, "one", now)
+		require.NoError(t, err)
+		return secret
+	}
 	id := Identity{Name: "a", Key: "uid:1", Role: Change}
-	secret := s.Begin(id, "one", now)
+	secret := begin("one")
 	got, ok := s.Find(secret, "one", now)
 	require.True(t, ok)
 	require.Equal(t, id, got)
@@ -185,7 +198,7 @@ func TestSessions(t *testing.T) {
 	_, ok = s.Find(secret, "one", at.Add(time.Second))
 	require.False(t, ok, "its end")
 
-	once := s.OneTime(id, "one", now)
+	once := oneTime()
 	_, ok = s.Find(once, "one", now)
 	require.False(t, ok, "it is no session")
 	_, _, ok = s.Exchange(once, "two", now)
@@ -197,14 +210,22 @@ func TestSessions(t *testing.T) {
 	require.False(t, ok, "used")
 	_, ok = s.Find(secret, "one", now)
 	require.True(t, ok)
-	late := s.OneTime(id, "one", now)
+	late := oneTime()
 	_, _, ok = s.Exchange(late, "one", now.Add(oneTimeTimeout+time.Second))
 	require.False(t, ok, "too late")
+	again, err := NewSessions(j, now)
+	require.NoError(t, err)
+	got, ok = again.Find(secret, "one", now)
+	require.True(t, ok, "after a restart")
+	require.Equal(t, id, got)
 	s.EndScope("one")
+	again, err = NewSessions(j, now)
+	require.NoError(t, err)
+	require.Empty(t, again.all)
 	_, ok = s.Find(secret, "one", now)
 	require.False(t, ok)
 	for range maxSessions + 10 {
-		secret = s.Begin(id, "x", now)
+		secret = begin("x")
 	}
 	require.Len(t, s.all, maxSessions)
 	_, ok = s.Find(secret, "x", now)
@@ -237,4 +258,35 @@ func TestThrottle(t *testing.T) {
 		h.Failed(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now.Add(time.Duration(i)))
 	}
 	require.LessOrEqual(t, len(h.all), maxThrottled)
+}
+
+// TestWays: a way to the page is of who made it, also after a restart, and there aren't ever
+// more of them.
+func TestWays(t *testing.T) {
+	_, j, path := newTokens(t)
+	w, err := NewWays(j)
+	require.NoError(t, err)
+	a, b, now := Identity{Key: "uid:1"}, Identity{Key: "uid:2"}, time.Now()
+	scope, forgotten, err := w.Make(a, now)
+	require.NoError(t, err)
+	require.Empty(t, forgotten)
+	again, err := NewWays(j)
+	require.NoError(t, err)
+	for _, w := range []*Ways{w, again} {
+		require.True(t, w.MadeBy(scope, a))
+		require.False(t, w.MadeBy(scope, b))
+		require.False(t, w.MadeBy("", a))
+	}
+	for i := range maxWays {
+		_, forgotten, err = w.Make(b, now.Add(time.Duration(i+1)*time.Second))
+		require.NoError(t, err)
+	}
+	require.Equal(t, []string{scope}, forgotten, "the oldest")
+	require.False(t, w.MadeBy(scope, a))
+	_, forgotten, err = w.Make(b, now.Add(2*sessionLength))
+	require.NoError(t, err)
+	require.Len(t, forgotten, maxWays, "their time is over")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Contains(t, string(text), wayKey)
 }

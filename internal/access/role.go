@@ -40,9 +40,9 @@ func ParseRole(name string) (Role, error) {
 // Identity is who asks.
 type Identity struct {
 	// Name is for people: "alice (pid 12)", "token ci (192.0.2.7)".
-	Name string
+	Name string `json:"name"`
 	// Key tells identities apart: "uid:1000", "token:ab12cd34", "cert:edge-7".
-	Key  string
-	Role Role
-	PID  int // of a process on this host; 0 elsewhere
+	Key  string `json:"key"`
+	Role Role   `json:"role"`
+	PID  int    `json:"pid,omitempty"` // of a process on this host; 0 elsewhere
 }

@@ -66,20 +66,7 @@ var tokenName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // NewTokens reads the tokens that are kept.
 func NewTokens(store Store) (*Tokens, error) {
 	t := &Tokens{store: store, all: make(map[string]*token)}
-	var failed error
-	store.Range(func(key string, value json.RawMessage) bool {
-		if !strings.HasPrefix(key, tokenKey) {
-			return true
-		}
-		k := new(token)
-		if failed = json.Unmarshal(value, k); failed != nil {
-			failed = fmt.Errorf("%s in the state file: %w", key, failed)
-			return false
-		}
-		t.all[k.ID] = k
-		return true
-	})
-	return t, failed
+	return t, load(store, tokenKey, func(_ string, k *token) { t.all[k.ID] = k })
 }
 
 // Create makes a token and returns it with its secret, which is not to be had again. A

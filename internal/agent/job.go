@@ -64,7 +64,7 @@ func (j *Job) Status() *OperationStatus {
 	}
 	s.Phase, s.Result, s.Progress, s.Ended = Ended, Done, nil, j.ended
 	if j.err != nil {
-		s.Result, s.Error, s.Code = Failed, j.err.Error(), CodeOf(j.err)
+		s.Result, s.Error, s.Code, s.Next = Failed, j.err.Error(), CodeOf(j.err), nextOf(j.err, "")
 		if s.Code == CancelledCode {
 			s.Result = Cancelled
 		}

@@ -24,7 +24,7 @@ func (o *Operation) Status() *OperationStatus {
 		s.Result, s.Reason = p.Outcome.Result, p.Outcome.Reason
 	}
 	if p.Err != nil {
-		s.Error, s.Code = p.Err.Error(), CodeOf(p.Err)
+		s.Error, s.Code, s.Next = p.Err.Error(), CodeOf(p.Err), nextOf(p.Err, "")
 	}
 	return s
 }

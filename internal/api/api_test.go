@@ -18,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/qemutest"
@@ -56,9 +55,9 @@ func newHost(t *testing.T) *host {
 	go func() { ended <- a.Run(ctx, func() { close(ready) }) }()
 	l, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
 	require.NoError(t, err)
-	tokens, err := access.NewTokens(j)
+	known, err := api.NewAccess(j)
 	require.NoError(t, err)
-	srv := api.New(ctx, api.Options{Agent: a, Version: "test", Log: log, Tokens: tokens})
+	srv := api.New(ctx, api.Options{Agent: a, Version: "test", Log: log, Access: known})
 	served := make(chan struct{})
 	go func() { defer close(served); _ = srv.Serve(l) }() // ends with Shutdown
 	h.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -59,6 +59,10 @@ func (s *Server) collectVolumes(w http.ResponseWriter, r *http.Request) {
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) {
 	st := s.Agent.Summary(r.Context())
 	st.Version, st.PID = s.Version, os.Getpid()
+	st.Attention = []wire.Check{}
+	if s.Doctor != nil {
+		st.Attention = s.Doctor.Attention(r.Context())
+	}
 	writeJSON(w, http.StatusOK, st)
 }
 
@@ -68,4 +72,13 @@ func (s *Server) getState(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) checkState(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, s.Agent.Check(r.Context()))
+}
+
+// examine looks at the host: `trayctl doctor`.
+func (s *Server) examine(w http.ResponseWriter, r *http.Request) {
+	if s.Doctor == nil {
+		s.noSuchPage(w, r)
+		return
+	}
+	writeJSON(w, http.StatusOK, s.Doctor.Examine(r.Context()))
 }

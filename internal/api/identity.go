@@ -76,7 +76,7 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (access.Identi
 		}
 		return p.id, nil
 	case *tunnelled:
-		if id, ok := s.sessions.Find(cookie(r, tunnelCookie(c.scope)), c.scope, time.Now()); ok {
+		if id, ok := s.Access.Sessions.Find(cookie(r, tunnelCookie(c.scope)), c.scope, time.Now()); ok {
 			return id, nil
 		}
 		return access.Identity{}, unauthenticated("the page has no session, or its time is over", "run `trayctl ui` again")
@@ -88,7 +88,7 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (access.Identi
 		return s.byToken(w, r, secret)
 	}
 	if secret := cookie(r, sessionCookie); secret != "" {
-		if id, ok := s.sessions.Find(secret, sessionCookie, time.Now()); ok && s.Tokens.Valid(id, time.Now()) {
+		if id, ok := s.Access.Sessions.Find(secret, sessionCookie, time.Now()); ok && s.Access.Tokens.Valid(id, time.Now()) {
 			id.Name += from(r)
 			return id, nil
 		}
@@ -110,19 +110,19 @@ func (s *Server) certified(r *http.Request) (access.Identity, bool) {
 // byToken is whose a token is. Who tries wrong ones waits longer and longer.
 func (s *Server) byToken(w http.ResponseWriter, r *http.Request, secret string) (access.Identity, *wire.Problem) {
 	now, addr := time.Now(), remote(r)
-	if wait := s.throttle.Wait(addr, now); wait > 0 {
+	if wait := s.Access.Throttle.Wait(addr, now); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		return access.Identity{}, &wire.Problem{Code: "too-many-attempts", Status: http.StatusTooManyRequests,
 			Detail: fmt.Sprintf("there were too many wrong tokens from %s", addr), Next: fmt.Sprintf("wait %s, then use a right one", wait.Round(time.Second))}
 	}
-	id, err := s.Tokens.Check(secret, now)
+	id, err := s.Access.Tokens.Check(secret, now)
 	if err != nil {
-		s.throttle.Failed(addr, now)
+		s.Access.Throttle.Failed(addr, now)
 		s.Log.Warn("refused", "audit", true, "by", "unknown"+from(r), "verb", "sign in", "code", "unauthenticated", "error", err)
 		w.Header().Set("WWW-Authenticate", `Bearer realm="trayd", error="invalid_token"`)
 		return access.Identity{}, unauthenticated(err.Error(), "`trayctl token ls` on the host shows which there are; `trayctl token create` makes one")
 	}
-	s.throttle.Succeeded(addr)
+	s.Access.Throttle.Succeeded(addr)
 	id.Name += from(r)
 	return id, nil
 }

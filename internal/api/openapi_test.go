@@ -50,7 +50,7 @@ func TestOpenAPI(t *testing.T) {
 
 // allRoutes are those of a server that has everything.
 func allRoutes(t *testing.T) []route {
-	s := New(context.Background(), Options{Log: slog.New(slog.DiscardHandler), Tokens: new(access.Tokens), Page: http.NotFoundHandler(),
+	s := New(context.Background(), Options{Log: slog.New(slog.DiscardHandler), Access: Access{Tokens: new(access.Tokens)}, Page: http.NotFoundHandler(),
 		Healthy: func(context.Context) error { return nil }, Ready: func() error { return nil }, Metrics: http.NotFoundHandler()})
 	return s.table()
 }

@@ -133,6 +133,7 @@ func (s *Server) hostRoutes() []route {
 	return []route{
 		{"GET", "/v1/version", access.View, s.getVersion, "getVersion", "Version and process of trayd", nil, nil, ok(wire.Version{})},
 		{"GET", "/v1/status", access.View, s.getStatus, "getStatus", "The host on one screen, with what needs attention", nil, nil, ok(wire.Summary{})},
+		{"GET", "/v1/doctor", access.View, s.examine, "examine", "What is wrong with this host, and what to do", nil, nil, ok([]wire.Check{})},
 		{"GET", "/v1/events", access.View, s.events, "followEvents", "What happens, as server-sent events; Last-Event-ID begins behind that event", nil, []query{{"after", "integer", "as Last-Event-ID"}, {"vm", "string", "only events of this machine; may be there again"}, {"type", "string", "only events of this type; may be there again"}}, ok(eventStream)},
 		{"GET", "/v1/volumes", access.View, s.listVolumes, "listVolumes", "The volumes that discs are on", nil, nil, ok([]wire.VolumeStatus{})},
 		{"POST", "/v1/volumes/gc", access.Change, s.collectVolumes, "collectVolumes", "Release the volumes that carry trayd's mark and belong to nobody", nil, []query{dryRun}, ok([]wire.Collected{})},
@@ -151,7 +152,7 @@ func (s *Server) accessRoutes() []route {
 		{"GET", "/v1/ui/{ui}", access.View, s.connectUI, "connectUI", "Become a browser's connection (Upgrade: trayd-page)", nil, nil, upgraded},
 		{"DELETE", "/v1/ui/{ui}", access.View, s.closeUI, "closeUI", "End a way to the page, and its sessions", nil, nil, noContent},
 	}
-	if s.Tokens != nil {
+	if s.Access.Tokens != nil {
 		all = append(all,
 			route{"GET", "/v1/tokens", access.Admin, s.listTokens, "listTokens", "The tokens, without their secrets", nil, nil, ok([]wire.Token{})},
 			route{"POST", "/v1/tokens", access.Admin, s.createToken, "createToken", "Make a token; its secret is shown once", wire.TokenRequest{}, nil, []answer{{http.StatusCreated, wire.NewToken{}}}},

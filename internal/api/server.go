@@ -11,6 +11,7 @@ import (
 
 	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
+	"github.com/trayd/trayd/internal/doctor"
 	"github.com/trayd/trayd/internal/look"
 	"github.com/trayd/trayd/internal/wire"
 )
@@ -22,13 +23,15 @@ type Options struct {
 	Log     *slog.Logger
 	// Groups are those whose members may use the unix socket.
 	Groups access.Groups
-	// Tokens are nil where nobody comes by another way than the unix socket.
-	Tokens *access.Tokens
+	// Access are those who come by another way than the unix socket.
+	Access Access
 	// Clients are the roles of client certificates by their common names.
 	Clients map[string]access.Role
 	// Names are what this host is called by those who come over TCP; addresses and localhost
 	// are always right.
 	Names []string
+	// Doctor examines the host; nil for none.
+	Doctor *doctor.Doctor
 	// Hold keeps requests back until they can be answered; nil for none.
 	Hold func(http.Handler) http.Handler
 	// Page is what is at / and beneath /page/; nil for none.
@@ -43,20 +46,39 @@ type Options struct {
 	Observe func(route, method string, status int, took time.Duration)
 }
 
+// Access is what is known of those who don't come by the unix socket.
+type Access struct {
+	Tokens   *access.Tokens
+	Sessions *access.Sessions
+	Ways     *access.Ways
+	Throttle *access.Throttle
+}
+
+// NewAccess reads what the state file has of them.
+func NewAccess(store access.Store) (a Access, err error) {
+	a.Throttle = access.NewThrottle()
+	if a.Tokens, err = access.NewTokens(store); err != nil {
+		return a, err
+	}
+	if a.Sessions, err = access.NewSessions(store, time.Now()); err != nil {
+		return a, err
+	}
+	a.Ways, err = access.NewWays(store)
+	return a, err
+}
+
 // Server serves the API, and the page, on any number of listeners. What a request may do
 // depends on what it came by: see identify.
 type Server struct {
 	Options
-	http     *http.Server
-	mux      *http.ServeMux
-	routes   map[string]*route // by their patterns
-	sessions *access.Sessions
-	throttle *access.Throttle
-	tunnels  *tunnels
-	repeats  *repeats
-	conns    *connections
-	vms      look.Recent[[]byte]
-	closing  context.Context
+	http    *http.Server
+	mux     *http.ServeMux
+	routes  map[string]*route // by their patterns
+	tunnels *tunnels
+	repeats *repeats
+	conns   *connections
+	vms     look.Recent[[]byte]
+	closing context.Context
 }
 
 // New returns a server. Its streams end when closing does, so that Shutdown isn't held up by
@@ -64,7 +86,7 @@ type Server struct {
 func New(closing context.Context, o Options) *Server {
 	s := &Server{
 		Options: o, closing: closing, mux: http.NewServeMux(), routes: make(map[string]*route),
-		sessions: access.NewSessions(), throttle: access.NewThrottle(), tunnels: newTunnels(), repeats: newRepeats(), conns: newConnections(),
+		tunnels: newTunnels(), repeats: newRepeats(), conns: newConnections(),
 	}
 	for _, r := range s.table() {
 		pattern := r.method + " " + r.path

@@ -37,7 +37,7 @@ func (s *Server) beginSession(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if c, ok := connection(r).(*tunnelled); ok {
-		secret, id, ok := s.sessions.Exchange(body.Token, c.scope, time.Now())
+		secret, id, ok := s.Access.Sessions.Exchange(body.Token, c.scope, time.Now())
 		if !ok {
 			writeProblem(w, unauthenticated("this token has been used, or its time is over", "run `trayctl ui` again"))
 			return
@@ -46,7 +46,7 @@ func (s *Server) beginSession(w http.ResponseWriter, r *http.Request) {
 		s.writeSession(w, id)
 		return
 	}
-	if _, ok := connection(r).(*net.UnixConn); ok || s.Tokens == nil {
+	if _, ok := connection(r).(*net.UnixConn); ok || s.Access.Tokens == nil {
 		writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest, Detail: "on the unix socket the kernel says who asks", Next: "no session is needed"})
 		return
 	}
@@ -57,7 +57,11 @@ func (s *Server) beginSession(w http.ResponseWriter, r *http.Request) {
 	}
 	kept := id
 	kept.Name = "token " + s.tokenName(id)
-	secret := s.sessions.Begin(kept, sessionCookie, time.Now())
+	secret, err := s.Access.Sessions.Begin(kept, sessionCookie, time.Now())
+	if err != nil {
+		writeProblem(w, notKept(err))
+		return
+	}
 	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: secret, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	s.Log.Info("done", "audit", true, "by", id.Name, "verb", "sign in")
 	s.writeSession(w, id)
@@ -65,7 +69,7 @@ func (s *Server) beginSession(w http.ResponseWriter, r *http.Request) {
 
 // tokenName is what the token of an identity is called.
 func (s *Server) tokenName(id access.Identity) string {
-	for _, t := range s.Tokens.List() {
+	for _, t := range s.Access.Tokens.List() {
 		if "token:"+t.ID == id.Key {
 			return t.Name
 		}
@@ -78,7 +82,7 @@ func (s *Server) endSession(w http.ResponseWriter, r *http.Request) {
 	if c, ok := connection(r).(*tunnelled); ok {
 		name = tunnelCookie(c.scope)
 	}
-	s.sessions.End(cookie(r, name))
+	s.Access.Sessions.End(cookie(r, name))
 	http.SetCookie(w, &http.Cookie{Name: name, Path: "/", MaxAge: -1, Secure: name == sessionCookie, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -92,7 +96,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 		s.Page.ServeHTTP(w, r)
 		return
 	}
-	if secret, _, ok := s.sessions.Exchange(token, c.scope, time.Now()); ok {
+	if secret, _, ok := s.Access.Sessions.Exchange(token, c.scope, time.Now()); ok {
 		http.SetCookie(w, &http.Cookie{Name: tunnelCookie(c.scope), Value: secret, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	}
 	// A token that has been used leads to the page, too: it may have been by this browser,
@@ -104,7 +108,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 const defaultExpiry = 90 * 24 * time.Hour
 
 func (s *Server) listTokens(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, s.Tokens.List())
+	writeJSON(w, http.StatusOK, s.Access.Tokens.List())
 }
 
 func (s *Server) createToken(w http.ResponseWriter, r *http.Request) {
@@ -128,7 +132,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) {
 		badRequest(w, err)
 		return
 	}
-	t, err := s.Tokens.Create(body.Name, role, expires, identity(r).Name)
+	t, err := s.Access.Tokens.Create(body.Name, role, expires, identity(r).Name)
 	s.auditToken(r, "create token", body.Name, err)
 	if err != nil {
 		writeProblem(w, tokenProblem(err, body.Name))
@@ -140,7 +144,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) {
 	which := r.PathValue("token")
-	_, err := s.Tokens.Revoke(which)
+	_, err := s.Access.Tokens.Revoke(which)
 	s.auditToken(r, "revoke token", which, err)
 	if err != nil {
 		writeProblem(w, tokenProblem(err, which))
@@ -170,7 +174,13 @@ func tokenProblem(err error, name string) *wire.Problem {
 	case errors.Is(err, access.ErrTooManyToken):
 		p.Code, p.Status, p.Next = "token-exists", http.StatusConflict, "revoke those that nobody uses: `trayctl token ls`"
 	default:
-		p.Code, p.Status, p.Next = string(agent.StateRefused), http.StatusInsufficientStorage, "free space in state_dir, or see `trayctl state check`"
+		return notKept(err)
 	}
 	return p
+}
+
+// notKept is the answer where the state file takes nothing.
+func notKept(err error) *wire.Problem {
+	return &wire.Problem{Code: string(agent.StateRefused), Status: http.StatusInsufficientStorage, Detail: "it can't be written to the state file: " + err.Error(),
+		Next: "free space in state_dir, or see `trayctl state check`"}
 }

@@ -8,15 +8,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/wire"
 )
 
 // upgradeUI is the protocol of a connection that carries a browser's.
 const upgradeUI = "trayd-page"
-
-// maxTunnels is how many there may be; the oldest is forgotten for one more.
-const maxTunnels = 100
 
 // tunnels are the ways by which `trayctl ui` brings browsers here: it listens on a loopback
 // port, and hands each connection on through one of its own. So trayd listens on no port, and
@@ -28,14 +24,12 @@ type tunnels struct {
 	conns  chan net.Conn
 	closed chan struct{}
 
-	mu    sync.Mutex // guards all below
+	mu    sync.Mutex // guards ended
 	ended bool
-	all   map[string]access.Identity // who made it, by its id
-	order []string
 }
 
 func newTunnels() *tunnels {
-	return &tunnels{conns: make(chan net.Conn), closed: make(chan struct{}), all: make(map[string]access.Identity)}
+	return &tunnels{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
 // tunnelled is a browser's connection.
@@ -78,39 +72,6 @@ func (t *tunnels) Close() error {
 // Addr is that of net.Listener.
 func (t *tunnels) Addr() net.Addr { return &net.UnixAddr{Name: upgradeUI, Net: "unix"} }
 
-func (t *tunnels) add(id access.Identity) (scope, forgotten string) {
-	scope = access.NewID()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.order) >= maxTunnels {
-		forgotten, t.order = t.order[0], t.order[1:]
-		delete(t.all, forgotten)
-	}
-	t.all[scope] = id
-	t.order = append(t.order, scope)
-	return scope, forgotten
-}
-
-// madeBy reports whether a tunnel is somebody's.
-func (t *tunnels) madeBy(scope string, id access.Identity) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	made, ok := t.all[scope]
-	return ok && made.Key == id.Key
-}
-
-func (t *tunnels) remove(scope string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.all, scope)
-	for i, s := range t.order {
-		if s == scope {
-			t.order = append(t.order[:i], t.order[i+1:]...)
-			return
-		}
-	}
-}
-
 // openUI makes a way to the page, with the rights of who asks.
 func (s *Server) openUI(w http.ResponseWriter, r *http.Request) {
 	if s.Page == nil {
@@ -118,24 +79,33 @@ func (s *Server) openUI(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := identity(r)
-	scope, forgotten := s.tunnels.add(id)
-	if forgotten != "" {
-		s.sessions.EndScope(forgotten)
+	scope, forgotten, err := s.Access.Ways.Make(id, time.Now())
+	for _, f := range forgotten {
+		s.Access.Sessions.EndScope(f)
+	}
+	if err != nil {
+		writeProblem(w, notKept(err))
+		return
 	}
 	id.PID = 0 // what a page asks for isn't asked by the process that brings it here
 	id.Name += " by the page"
 	s.Log.Info("done", "audit", true, "by", identity(r).Name, "verb", "open page")
-	writeJSON(w, http.StatusCreated, wire.UI{ID: scope, Token: s.sessions.OneTime(id, scope, time.Now())})
+	token, err := s.Access.Sessions.OneTime(id, scope, time.Now())
+	if err != nil {
+		writeProblem(w, notKept(err))
+		return
+	}
+	writeJSON(w, http.StatusCreated, wire.UI{ID: scope, Token: token})
 }
 
 func (s *Server) closeUI(w http.ResponseWriter, r *http.Request) {
 	scope := r.PathValue("ui")
-	if !s.tunnels.madeBy(scope, identity(r)) {
+	if !s.Access.Ways.MadeBy(scope, identity(r)) {
 		writeProblem(w, noSuchUI(scope))
 		return
 	}
-	s.tunnels.remove(scope)
-	s.sessions.EndScope(scope)
+	s.Access.Ways.Remove(scope)
+	s.Access.Sessions.EndScope(scope)
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -147,7 +117,7 @@ func noSuchUI(scope string) *wire.Problem {
 func (s *Server) connectUI(w http.ResponseWriter, r *http.Request) {
 	scope := r.PathValue("ui")
 	switch {
-	case !s.tunnels.madeBy(scope, identity(r)):
+	case !s.Access.Ways.MadeBy(scope, identity(r)):
 		writeProblem(w, noSuchUI(scope))
 		return
 	case !hasToken(r.Header, "Connection", "upgrade") || r.Header.Get("Upgrade") != upgradeUI:

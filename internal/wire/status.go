@@ -81,6 +81,7 @@ type OperationStatus struct {
 	// Error and Code are set when the operation failed or its outcome is unknown.
 	Error string `json:"error,omitempty"`
 	Code  Code   `json:"code,omitempty"`
+	Next  string `json:"next,omitempty"` // what to do about it
 }
 
 // Finding is one place where the records, QEMU and the kernel don't agree.
@@ -103,5 +104,8 @@ type Summary struct {
 	Images     map[string]int     `json:"images"` // the same
 	Operations []*OperationStatus `json:"operations"`
 	Volumes    []VolumeStatus     `json:"volumes"`
-	Problems   []Finding          `json:"problems"` // what needs somebody's attention
+	Problems   []Finding          `json:"problems"` // where the records, QEMU and the kernel don't agree
+	// Attention is what else needs somebody's: machines that boot nothing, images that don't
+	// come, guests that are waited for.
+	Attention []Check `json:"attention"`
 }
