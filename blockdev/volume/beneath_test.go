@@ -133,3 +133,19 @@ func TestOpenBeneathRaces(t *testing.T) {
 	require.NotZero(t, opened)
 	require.NotZero(t, refused)
 }
+
+// TestOpenInside: what is mounted into a file system isn't of it, be it the same one.
+func TestOpenInside(t *testing.T) {
+	needRoot(t)
+	root := filepath.Join(tree(t), "in")
+	require.NoError(t, os.Mkdir(filepath.Join(root, "mounted"), 0o755))
+	tool(t, "mount", "--bind", filepath.Join(root, "a"), filepath.Join(root, "mounted"))
+	t.Cleanup(func() { tool(t, "umount", filepath.Join(root, "mounted")) })
+	f, err := openInside(root, "a/b/file")
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	_, err = openInside(root, "mounted/b/file")
+	require.ErrorIs(t, err, unix.EXDEV)
+	_, err = openInside(root, "a/b")
+	require.ErrorContains(t, err, "it is not a file")
+}

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Client asks a broker. Its methods are safe for concurrent use.
+// Client asks a broker. Its methods are safe for concurrent use, and take 30 s at most where
+// their context has no deadline.
 type Client struct {
 	Path string // of the broker's socket
 }
@@ -86,6 +87,8 @@ func (c *Client) socket(ctx context.Context, r request, op string, at net.Addr) 
 // ask asks once more when the broker ended in the middle: the next is there at once, and
 // what the first had opened ended with it.
 func (c *Client) ask(ctx context.Context, r request) (reply, *os.File, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	answer, f, err := c.once(ctx, r)
 	var gone *UnavailableError
 	if errors.As(err, &gone) && gone.Why == endedEarly {

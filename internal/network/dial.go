@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// dialLimit bounds a dial whose context has no deadline.
-	dialLimit = 30 * time.Second
+	// mostWait bounds a call whose context has no deadline.
+	mostWait = 30 * time.Second
 	// leastShare is the least time that an address gets, as long as there is so much, as
 	// net.Dialer has it: a retransmission takes one second, the next two more (RFC 6298).
 	leastShare = 2 * time.Second
@@ -23,11 +23,8 @@ const (
 // passed over. The error is that of the first address: a *net.OpError with the system's or
 // check's, or one of Resolve's.
 func (c *Client) DialContext(ctx context.Context, network, address string, check func(netip.Addr) error) (net.Conn, error) {
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, dialLimit)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	all, port, err := c.targets(ctx, network, address)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
@@ -46,6 +43,14 @@ func (c *Client) DialContext(ctx context.Context, network, address string, check
 		}
 	}
 	return nil, first
+}
+
+// bounded gives a context a deadline that has none.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, mostWait)
 }
 
 // targets are the addresses to try, in order.

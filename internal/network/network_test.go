@@ -361,9 +361,9 @@ func TestAsksAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	require.NoError(t, err)
-	defer l.Close()
 	var serving sync.WaitGroup
 	defer serving.Wait()
+	defer l.Close()
 	answers := []bool{false, true, false, false}
 	serving.Go(func() {
 		for _, answer := range answers {
