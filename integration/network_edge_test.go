@@ -183,6 +183,7 @@ func TestUnitNetwork(t *testing.T) {
 
 	t.Run("the broker is killed", r.testKilled)
 	t.Run("the API listens", r.testListens)
+	t.Run("the kernel shuts addresses", r.testShut)
 	t.Run("there is no broker", r.testNoBroker)
 }
 
@@ -223,6 +224,25 @@ func (r *networkRig) testListens(t *testing.T) {
 	out, err := exec.Command("trayctl", "--host", "https://127.0.0.1:8440", "--fingerprint", fingerprint, "--token-file", token, "vms").CombinedOutput()
 	require.NoError(t, err, string(out))
 	require.Contains(t, string(out), "vm")
+}
+
+// testShut: what the broker's unit keeps out is kept from trayd.
+func (r *networkRig) testShut(t *testing.T) {
+	const dir = "/run/systemd/system/trayd-network.service.d"
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	require.NoError(t, os.WriteFile(dir+"/shut.conf", []byte("[Service]\nIPAddressDeny=any\nIPAddressAllow=127.0.0.2\n"), 0o644))
+	reload := func() {
+		tool(t, "systemctl", "daemon-reload")
+		tool(t, "systemctl", "stop", "trayd-network.service")
+	}
+	reload()
+	p := r.fails(1, "image", "add", "none", "https://example.com:"+r.port+"/WEB.iso")
+	require.Contains(t, p.Code, "source-unreachable")
+	require.Contains(t, p.Next, "IPAddressDeny")
+	require.NoError(t, os.RemoveAll(dir))
+	reload()
+	r.must("image", "add", "let-out", "https://example.com:"+r.port+"/WEB.iso")
+	r.must("image", "rm", "let-out")
 }
 
 // testNoBroker: discs are changed without a network, and the error of a download says what is

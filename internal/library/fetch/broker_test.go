@@ -4,12 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/internal/network"
 )
@@ -45,6 +47,20 @@ func TestByBroker(t *testing.T) {
 	cmd.Env = append(os.Environ(), byBroker+"=1")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
+}
+
+// TestNotLetOut: that this host keeps trayd from somebody is not said of the server.
+// TestUnitNetwork has the kernel do it.
+func TestNotLetOut(t *testing.T) {
+	c := newClient(t, func(o *Options) {
+		o.Dial = func(context.Context, string, string, func(netip.Addr) error) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", unix.EPERM)}
+		}
+		o.Attempts = 1
+	})
+	_, err := c.Run(t.Context(), newDisk(t).job("http://192.0.2.1/x"))
+	e := requireKind(t, Unreachable, err)
+	require.Contains(t, e.Detail, "this host doesn't let trayd speak to 192.0.2.1")
 }
 
 // TestNoBroker: that there is no broker is not said of the server.

@@ -98,6 +98,8 @@ func brokenNet(err error, host string) *Error {
 		return fail(Refused, "is the server running, and is it that port?", "%s refuses the connection", host).passing()
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EADDRNOTAVAIL):
 		return fail(Unreachable, "see this host's network", "there is no way to %s", host).passing()
+	case errors.As(err, &op) && op.Op == "dial" && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)):
+		return fail(Unreachable, "see this host's firewall, and IPAddressDeny= of trayd-network.service", "this host doesn't let trayd speak to %s", host).passing()
 	case late && errors.As(err, &op) && op.Op == "dial":
 		return fail(Unreachable, "see this host's network, and firewalls on the way", "%s didn't answer in time", host).passing()
 	case late:
