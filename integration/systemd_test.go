@@ -153,7 +153,7 @@ func (s service) activates(t *testing.T) {
 	require.Len(t, s.serves(), 2, "the first client is answered when the machines are known")
 	s.soon("not ready", func() bool { return s.property("ActiveState") == "active" })
 	assert.Equal(t, "attached to 2 of 2 machines", s.property("StatusText"))
-	assert.Equal(t, "660 root trayd", strings.TrimSpace(s.run("stat", "-c", "%a %U %G", "/run/trayd/api.sock")))
+	assert.Equal(t, "666 root root", strings.TrimSpace(s.run("stat", "-c", "%a %U %G", "/run/trayd/api.sock")))
 	assert.Equal(t, "700 trayd trayd", strings.TrimSpace(s.run("stat", "-c", "%a %U %G", "/var/lib/trayd")))
 }
 
@@ -204,7 +204,7 @@ func (s service) works(t *testing.T) {
 	assert.False(t, s.drive("vm2/cd0").Medium.Ours)
 
 	_, err := s.try("runuser", "-u", "games", "--", "trayctl", "vms")
-	assert.ErrorContains(t, err, "become root or a member of the group trayd")
+	assert.ErrorContains(t, err, "become root, or a member of the group trayd")
 	s.run("runuser", "-u", "games", "-G", "trayd", "--", "trayctl", "vms")
 }
 
