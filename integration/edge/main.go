@@ -46,7 +46,7 @@ func main() {
 
 func run(ctx context.Context, install string, args []string) (int, error) {
 	if len(args) == 0 || args[0] == "exec" && len(args) < 2 {
-		return 2, errors.New("usage: edge [-install DIR] shell [COMMAND...] | exec TEST ARGS...")
+		return 2, errors.New("usage: edge [-install DIR] shell [COMMAND...] | exec TEST ARGS")
 	}
 	cache, err := edge.Cache()
 	if err != nil {

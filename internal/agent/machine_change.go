@@ -39,8 +39,7 @@ func (a *Agent) changeVM(ctx context.Context, name string, c wire.MachineChange,
 }
 
 func (m *machines) change(ctx context.Context, name string, c wire.MachineChange) error {
-	old, err := m.load(name)
-	if err != nil {
+	if _, err := m.load(name); err != nil {
 		return err
 	}
 	if !c.OnlyWhenStopped() { // autostart alone
@@ -49,7 +48,8 @@ func (m *machines) change(ctx context.Context, name string, c wire.MachineChange
 	if err := m.stopped(ctx, name, "changed"); err != nil {
 		return err
 	}
-	if old, err = m.load(name); err != nil {
+	old, err := m.load(name) // it may have been another while it ran
+	if err != nil {
 		return err
 	}
 	o := m.options()

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"flag"
 	"go/ast"
-	"go/doc"
 	"go/parser"
 	"go/token"
 	"log/slog"
@@ -135,13 +134,7 @@ func text(c *ast.CommentGroup) string {
 	if c == nil {
 		return ""
 	}
-	return strings.Join(strings.Fields(doc.Synopsis(strings.TrimSpace(c.Text()))+rest(c)), " ")
-}
-
-// rest is what comes behind the first sentence.
-func rest(c *ast.CommentGroup) string {
-	all := strings.TrimSpace(c.Text())
-	return strings.TrimPrefix(strings.Join(strings.Fields(all), " "), doc.Synopsis(all))
+	return strings.Join(strings.Fields(c.Text()), " ")
 }
 
 // constants notes the values of string constants with the type that they are declared with.

@@ -35,7 +35,6 @@ type job struct {
 // Why a job's context has ended.
 var (
 	errCancelled = errors.New("cancelled")
-	errStopping  = errors.New("trayd is stopping")
 )
 
 // newJob gives the name of an image, which the caller has (occupy), to a job. The caller

@@ -178,7 +178,7 @@ func (h holder) kill(ctx context.Context) error {
 
 func readHolder(f *os.File) (h holder, err error) {
 	b := make([]byte, 64)
-	n, err := f.ReadAt(b, 0)
+	n, _ := f.ReadAt(b, 0) // what can't be read is as what is being written
 	if n == 0 || b[n-1] != '\n' {
 		return holder{}, nil // being written
 	}
