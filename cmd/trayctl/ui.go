@@ -104,7 +104,7 @@ func (c *cli) bring(ctx context.Context, browser net.Conn, id string) error {
 	defer browser.Close()
 	conn, err := c.client.dial(ctx)
 	if err != nil {
-		return &unreachableError{socket: c.client.String(), err: err}
+		return &unreachableError{socket: c.client.String(), remote: c.client.tls != nil, err: err}
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close(); browser.Close() })()

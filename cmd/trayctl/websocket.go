@@ -70,7 +70,7 @@ func (e *endedError) Error() string { return "trayd ended the console: " + e.rea
 func (c *client) webSocket(ctx context.Context, path string) (*webSocket, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
-		return nil, &unreachableError{socket: c.String(), err: err}
+		return nil, &unreachableError{socket: c.String(), remote: c.tls != nil, err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	w, err := c.upgrade(conn, path)

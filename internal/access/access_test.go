@@ -2,6 +2,7 @@ package access
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -224,10 +225,20 @@ func TestSessions(t *testing.T) {
 	require.Empty(t, again.all)
 	_, ok = s.Find(secret, "one", now)
 	require.False(t, ok)
-	for range maxSessions + 10 {
+	others, err := s.Begin(Identity{Key: "uid:2"}, "x", now.Add(-time.Minute))
+	require.NoError(t, err)
+	for range maxSessionsOne + 10 {
 		secret = begin("x")
 	}
+	require.Len(t, s.all, maxSessionsOne+1)
+	_, ok = s.Find(others, "x", now)
+	require.True(t, ok, "nobody ends others'")
+	for i := range maxSessions {
+		_, err := s.Begin(Identity{Key: fmt.Sprint("token:", i)}, "x", now)
+		require.NoError(t, err)
+	}
 	require.Len(t, s.all, maxSessions)
+	secret = begin("x")
 	_, ok = s.Find(secret, "x", now)
 	require.True(t, ok, "the last one is there")
 }
@@ -278,7 +289,13 @@ func TestWays(t *testing.T) {
 		require.False(t, w.MadeBy("", a))
 	}
 	for i := range maxWays {
-		_, forgotten, err = w.Make(b, now.Add(time.Duration(i+1)*time.Second))
+		_, _, err = w.Make(b, now.Add(time.Duration(i+1)*time.Second))
+		require.NoError(t, err)
+	}
+	require.Len(t, w.all, maxWaysOne+1)
+	require.True(t, w.MadeBy(scope, a), "nobody ends others'")
+	for i := range maxWays - maxWaysOne {
+		_, forgotten, err = w.Make(Identity{Key: fmt.Sprint("token:", i)}, now.Add(time.Hour))
 		require.NoError(t, err)
 	}
 	require.Equal(t, []string{scope}, forgotten, "the oldest")

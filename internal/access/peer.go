@@ -52,6 +52,7 @@ func (g Groups) Peer(c *net.UnixConn) (Identity, error) {
 		Key:  "uid:" + strconv.Itoa(int(cred.Uid)),
 		Role: g.roleOf(cred.Uid, append(groups, cred.Gid)),
 		PID:  int(cred.Pid),
+		UID:  int(cred.Uid),
 	}, nil
 }
 

@@ -45,4 +45,5 @@ type Identity struct {
 	Key  string `json:"key"`
 	Role Role   `json:"role"`
 	PID  int    `json:"pid,omitempty"` // of a process on this host; 0 elsewhere
+	UID  int    `json:"uid,omitempty"` // of that process
 }

@@ -34,7 +34,8 @@ type session struct {
 // Limits of sessions.
 const (
 	sessionKey     = "session/"
-	maxSessions    = 1000
+	maxSessions    = 1000 // of all
+	maxSessionsOne = 100  // of one identity, so that nobody ends others'
 	sessionLength  = 12 * time.Hour
 	sessionIdle    = time.Hour
 	oneTimeTokens  = 100             // that wait to be exchanged
@@ -86,14 +87,11 @@ func (s *Sessions) add(n *session, limit int) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tidy(n.used)
-	for len(s.all) >= limit { // the one that wasn't used for the longest time
-		var oldest string
-		for k, o := range s.all {
-			if oldest == "" || o.used.Before(s.all[oldest].used) {
-				oldest = k
-			}
-		}
-		s.remove(oldest)
+	for s.count(n.ID.Key) >= maxSessionsOne {
+		s.removeOldest(func(o *session) bool { return o.ID.Key == n.ID.Key })
+	}
+	for len(s.all) >= limit {
+		s.removeOldest(func(*session) bool { return true })
 	}
 	if !n.oneTime {
 		if err := s.store.Put(sessionKey+hash(secret), n); err != nil {
@@ -102,6 +100,27 @@ func (s *Sessions) add(n *session, limit int) (string, error) {
 	}
 	s.all[hash(secret)] = n
 	return secret, nil
+}
+
+// count is how many sessions an identity has.
+func (s *Sessions) count(key string) (n int) {
+	for _, o := range s.all {
+		if o.ID.Key == key {
+			n++
+		}
+	}
+	return n
+}
+
+// removeOldest removes the one, among some, that wasn't used for the longest time.
+func (s *Sessions) removeOldest(among func(*session) bool) {
+	var oldest string
+	for k, o := range s.all {
+		if among(o) && (oldest == "" || o.used.Before(s.all[oldest].used)) {
+			oldest = k
+		}
+	}
+	s.remove(oldest)
 }
 
 // remove forgets a session. Where the store can't, it is read again with the next start, and
@@ -192,8 +211,9 @@ type way struct {
 }
 
 const (
-	wayKey  = "ui/"
-	maxWays = 100 // the oldest is forgotten for one more
+	wayKey     = "ui/"
+	maxWays    = 100 // of all; the oldest is forgotten for one more
+	maxWaysOne = 20  // of one identity, whose oldest is, so that nobody ends others'
 )
 
 // NewWays reads the ways that are kept.
@@ -207,18 +227,7 @@ func (w *Ways) Make(id Identity, now time.Time) (scope string, forgotten []strin
 	scope = NewID()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var names []string
-	for name, one := range w.all {
-		if now.Sub(one.Made) > sessionLength {
-			forgotten = append(forgotten, name)
-		} else {
-			names = append(names, name)
-		}
-	}
-	slices.SortFunc(names, func(a, b string) int { return w.all[a].Made.Compare(w.all[b].Made) })
-	if excess := len(names) + 1 - maxWays; excess > 0 {
-		forgotten = append(forgotten, names[:excess]...)
-	}
+	forgotten = w.excess(id.Key, now)
 	for _, name := range forgotten {
 		w.remove(name)
 	}
@@ -228,6 +237,28 @@ func (w *Ways) Make(id Identity, now time.Time) (scope string, forgotten []strin
 	}
 	w.all[scope] = one
 	return scope, forgotten, nil
+}
+
+// excess are the ways whose time is over, and the one that has to make room for another one of
+// somebody's.
+func (w *Ways) excess(key string, now time.Time) (all []string) {
+	var names, own []string
+	for name, one := range w.all {
+		if now.Sub(one.Made) > sessionLength {
+			all = append(all, name)
+			continue
+		}
+		names = append(names, name)
+		if one.Key == key {
+			own = append(own, name)
+		}
+	}
+	if len(own) >= maxWaysOne {
+		names = own
+	} else if len(names) < maxWays {
+		return all
+	}
+	return append(all, slices.MinFunc(names, func(a, b string) int { return w.all[a].Made.Compare(w.all[b].Made) }))
 }
 
 // MadeBy reports whether a way is somebody's.

@@ -40,7 +40,7 @@ func NewThrottle() *Throttle { return &Throttle{all: make(map[netip.Prefix]*fail
 func (t *Throttle) Wait(from netip.Addr, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.all[group(from)]; f != nil {
+	if f := t.all[Neighbours(from)]; f != nil {
 		return max(0, f.until.Sub(now))
 	}
 	return 0
@@ -50,7 +50,7 @@ func (t *Throttle) Wait(from netip.Addr, now time.Time) time.Duration {
 func (t *Throttle) Failed(from netip.Addr, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := group(from)
+	key := Neighbours(from)
 	f := t.all[key]
 	if f == nil || now.Sub(f.last) > forgetAfter {
 		if f == nil && len(t.all) >= maxThrottled {
@@ -70,7 +70,7 @@ func (t *Throttle) Failed(from netip.Addr, now time.Time) {
 func (t *Throttle) Succeeded(from netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.all, group(from))
+	delete(t.all, Neighbours(from))
 }
 
 func (t *Throttle) forgetOne() {
@@ -83,8 +83,8 @@ func (t *Throttle) forgetOne() {
 	delete(t.all, oldest)
 }
 
-// group is the addresses that count as one.
-func group(a netip.Addr) netip.Prefix {
+// Neighbours are the addresses that count as one with a: itself, or its /64 of IPv6.
+func Neighbours(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()
 	if a.Is6() {

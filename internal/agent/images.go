@@ -57,6 +57,9 @@ func (a *Agent) UploadImage(ctx context.Context, pool, name string, announced bo
 		return forImage(err)
 	})
 	if err != nil {
+		if CodeOf(forImage(err)) != ImageExists { // of the one that exists nothing failed
+			a.publish(Event{Type: EventImageFailed, Detail: about.String() + ": " + err.Error()})
+		}
 		return i, forImage(err)
 	}
 	a.publish(Event{Type: EventImageAdded, Detail: i.String()})
@@ -105,10 +108,16 @@ func (a *Agent) ChangeImage(ctx context.Context, verb, pool, name string, by Cal
 		if i, err = a.images.Image(pool, name); err != nil {
 			break
 		}
+		image := i.String()
 		err = a.duringImage(ctx, "verify", i, by, func(ctx context.Context) (err error) {
 			i, err = a.images.Verify(ctx, i.Pool, name)
 			return forImage(err)
 		})
+		if err != nil {
+			a.publish(Event{Type: EventImageFailed, Detail: image + ": " + err.Error()})
+		} else {
+			a.publish(Event{Type: EventImageVerified, Detail: image})
+		}
 	default:
 		err = newError(BadRequest, "use cancel, retry, pin, unpin or verify", "nothing is done to an image by %q", verb)
 	}

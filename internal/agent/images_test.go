@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,4 +187,70 @@ func TestAnnouncedOnce(t *testing.T) {
 	_, err = r.agent.UploadImage(t.Context(), "", "debian", true, bytes.NewReader(b), int64(len(b)), by)
 	r.isError(ImageCutOff, err)
 	require.Empty(t, r.agent.Images())
+}
+
+// TestUploadIsSeen: an upload whose request names no pool is listed with the one that it goes
+// to and how far it is, and its beginning and end are told; a verify's, too.
+func TestUploadIsSeen(t *testing.T) {
+	r := newRig(t, func(o *Options) {
+		o.Library.Pools = []library.Pool{{Name: "local", Type: library.Dir, Path: t.TempDir()}}
+	})
+	r.start()
+	events := r.agent.Subscribe(0)
+	defer events.Close()
+	next := func(kind string) Event {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		e, err := events.Next(ctx)
+		require.NoError(t, err)
+		require.Equal(t, kind, e.Type)
+		return e
+	}
+	b, err := os.ReadFile(r.disc("DEBIAN"))
+	require.NoError(t, err)
+	b = append(b, make([]byte, 8<<20)...) // more than what is read at once
+	by := Caller{Name: "test"}
+	content, feed := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := r.agent.UploadImage(t.Context(), "", "debian", false, content, int64(len(b)), by)
+		ended <- err
+	}()
+	_, err = feed.Write(b[:len(b)/2])
+	require.NoError(t, err)
+	e := next(EventImageStarted)
+	require.Equal(t, "image:local/debian: add", e.Detail)
+	op, ok := r.agent.Operation(e.Operation)
+	require.True(t, ok)
+	require.Equal(t, "image:local/debian", op.Status().Image)
+	require.Eventually(t, func() bool {
+		p := op.Status().Progress
+		return p != nil && p.Bytes > 0 && p.Total == int64(len(b))
+	}, patience, time.Millisecond) //X
+	t.Logf("%+v %+v", op.Status(), r.agent.Images())
+	_, err = feed.Write(b[len(b)/2:])
+	require.NoError(t, err)
+	require.NoError(t, feed.Close())
+	require.NoError(t, <-ended)
+	require.Equal(t, "image:local/debian", next(EventImageAdded).Detail)
+
+	i, err := r.agent.ChangeImage(t.Context(), "verify", "", "debian", by)
+	require.NoError(t, err)
+	require.Equal(t, "image:local/debian: verify", next(EventImageStarted).Detail)
+	require.Equal(t, "image:local/debian", next(EventImageVerified).Detail)
+	require.NoError(t, os.Chmod(i.Place, 0o644))
+	f, err := os.OpenFile(i.Place, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("rot"), int64(len(b)-3))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	_, err = r.agent.ChangeImage(t.Context(), "verify", "", "debian", by)
+	r.isError(ImageDamaged, err)
+	next(EventImageStarted)
+	require.Contains(t, next(EventImageFailed).Detail, "image:local/debian: ")
+
+	_, err = r.agent.UploadImage(t.Context(), "", "empty", false, strings.NewReader("no disc"), 7, by)
+	require.Error(t, err)
+	require.Equal(t, "image:local/empty: add", next(EventImageStarted).Detail)
+	next(EventImageFailed)
 }

@@ -82,14 +82,29 @@ func (j *Job) end(err error) {
 // beginJob makes a job known to those who ask.
 func (a *Agent) beginJob(j *Job, by Caller) (*Job, error) {
 	j.id, j.by, j.since, j.done = randomName(10), by.Name, time.Now(), make(chan struct{})
-	return j, a.remember(j.id, j)
+	if err := a.remember(j.id, j); err != nil {
+		return j, err
+	}
+	e := Event{VM: j.vm, Operation: j.id}
+	switch {
+	case j.image != "":
+		e.Type, e.Detail = EventImageStarted, j.image+": "+j.verb
+	case !a.machines.own(j.vm): // it is about to be refused
+		return j, nil
+	case j.verb == "start":
+		e.Type, e.Detail = EventVMStarting, "asked for by "+j.by
+	default:
+		e.Type, e.Detail = EventVMStopping, "asked for by "+j.by
+	}
+	a.publish(e)
+	return j, nil
 }
 
 // duringImage carries out f as a job on an image.
 func (a *Agent) duringImage(ctx context.Context, verb string, i library.Image, by Caller, f func(context.Context) error) error {
 	look := func() (Phase, *wire.ImageProgress) {
 		if now, err := a.images.Image(i.Pool, i.Name); err == nil && now.Progress != nil {
-			return Phase(now.State), now.Progress
+			return phaseOf(now.State), now.Progress
 		}
 		return wire.Running, nil
 	}
@@ -139,7 +154,7 @@ func (a *Agent) imageJob(verb, vm string, i library.Image, by Caller) {
 		if err != nil {
 			return wire.Running, nil
 		}
-		return Phase(now.State), now.Progress
+		return phaseOf(now.State), now.Progress
 	}
 	a.mu.Lock()
 	for _, t := range a.ops {
@@ -165,6 +180,16 @@ func (a *Agent) imageJob(verb, vm string, i library.Image, by Caller) {
 		}
 		j.end(err)
 	})
+}
+
+// phaseOf is the phase of an operation whose image is in a state. One that has ended is about
+// to.
+func phaseOf(s wire.ImageState) Phase {
+	switch s {
+	case wire.ImageAllocated, wire.ImageDownloading, wire.ImageVerifying:
+		return Phase(s)
+	}
+	return wire.Running
 }
 
 // resumedJobs has what goes on with after a start known as jobs.

@@ -38,7 +38,10 @@ func (a *Agent) stopVM(ctx context.Context, name string, wait *time.Duration, fo
 		return wire.StopResult{}, err
 	}
 	defer done()
-	return a.machines.stop(ctx, name, wait, force)
+	if res, err = a.machines.stop(ctx, name, wait, force); err != nil && a.machines.own(name) {
+		a.publish(Event{Type: EventVMRunsOn, VM: name, Detail: err.Error()})
+	}
+	return res, err
 }
 
 func (m *machines) stop(ctx context.Context, name string, wait *time.Duration, force bool) (wire.StopResult, error) {

@@ -59,6 +59,11 @@ const (
 	EventReleased      = wire.EventReleased
 	EventReleaseWaits  = wire.EventReleaseWaits
 	EventVolumeCorrupt = wire.EventVolumeCorrupt
+	EventImageStarted  = wire.EventImageStarted
+	EventImageVerified = wire.EventImageVerified
+	EventVMStarting    = wire.EventVMStarting
+	EventVMStopping    = wire.EventVMStopping
+	EventVMRunsOn      = wire.EventVMRunsOn
 	EventImageAdded    = wire.EventImageAdded
 	EventImageRemoved  = wire.EventImageRemoved
 	EventImageFailed   = wire.EventImageFailed

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/trayd/trayd/internal/api"
 	"github.com/trayd/trayd/internal/qemutest"
 	"github.com/trayd/trayd/internal/wire"
+	"github.com/trayd/trayd/qmp"
 	"github.com/trayd/trayd/state"
 )
 
@@ -32,15 +34,29 @@ type host struct {
 	t      *testing.T
 	dir    string
 	client *http.Client
+	vm     *qemutest.VM
+	at     string // over TLS, if it was asked for
+	access api.Access
+	stop   func() // trayd's end
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t *testing.T) *host { return newHostAt(t, nil, nil) }
+
+// newHostWith is a host whose machine runs, with that drive.
+func newHostWith(t *testing.T, kind qemutest.Drive) *host { return newHostAt(t, nil, &kind) }
+
+// newHostAt is a host that listens on l, too, and brings browsers to a page.
+func newHostAt(t *testing.T, l net.Listener, kind *qemutest.Drive) *host {
 	dir, err := os.MkdirTemp("", "api-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	h := &host{t: t, dir: dir}
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "run"), 0o755))
-	qemutest.Start(t, filepath.Join(dir, "run"), "vm1", qemutest.SATA.With("")...)
+	if kind == nil {
+		h.vm = qemutest.Start(t, filepath.Join(dir, "run"), "vm1", qemutest.SATA.With("")...)
+	} else {
+		h.running(*kind)
+	}
 
 	log := slog.New(slog.DiscardHandler)
 	j, err := state.Open(filepath.Join(dir, "state.journal"), nil)
@@ -53,26 +69,57 @@ func newHost(t *testing.T) *host {
 	ctx, stop := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- a.Run(ctx, func() { close(ready) }) }()
-	l, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
+	socket, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
 	require.NoError(t, err)
 	known, err := api.NewAccess(j)
 	require.NoError(t, err)
-	srv := api.New(ctx, api.Options{Agent: a, Version: "test", Log: log, Access: known})
-	served := make(chan struct{})
-	go func() { defer close(served); _ = srv.Serve(l) }() // ends with Shutdown
+	srv := api.New(ctx, api.Options{Agent: a, Version: "test", Log: log, Access: known, Names: []string{"known.example"}, Page: http.NotFoundHandler()})
+	h.access = known
+	var served sync.WaitGroup // until Shutdown
+	served.Go(func() { _ = srv.Serve(socket) })
+	served.Go(func() { _ = srv.ServeTunnels() })
+	if l != nil {
+		h.at = l.Addr().String()
+		served.Go(func() { _ = srv.Serve(l) })
+	}
 	h.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, "api.sock"))
 	}}}
-	t.Cleanup(func() {
+	h.stop = sync.OnceFunc(func() {
 		stop()
-		require.NoError(t, srv.Shutdown(context.Background()))
-		<-served
+		limit, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+		defer cancel()
+		require.NoError(t, srv.Shutdown(limit), "something holds up trayd's end")
+	})
+	t.Cleanup(func() {
+		h.stop()
+		served.Wait()
 		require.NoError(t, <-ended)
 		require.NoError(t, j.Close())
 		h.client.CloseIdleConnections()
 	})
 	<-ready
 	return h
+}
+
+// running starts the machine, whose processor does nothing.
+func (h *host) running(kind qemutest.Drive) {
+	side := filepath.Join(h.dir, "side")
+	args := append(kind.With(""), qemutest.Idle(h.t, h.dir)...)
+	h.vm = qemutest.Start(h.t, filepath.Join(h.dir, "run"), "vm1", append(args, "-qmp", "unix:"+side+",server=on,wait=off")...)
+	conn, err := qmp.Dial(h.t.Context(), side, &qmp.Options{Timeout: time.Minute}) // on a host under load
+	require.NoError(h.t, err)
+	defer conn.Close()
+	qemutest.Run(h.t, conn)
+}
+
+// dial connects to the socket.
+func (h *host) dial() net.Conn {
+	h.t.Helper()
+	c, err := net.Dial("unix", filepath.Join(h.dir, "api.sock"))
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { c.Close() })
+	return c
 }
 
 // do sends a request and decodes its answer into out.
@@ -142,7 +189,7 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medum":"x"}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{} {}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"x","wait":"soon"}`, 400, "bad-request"},
-		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + strings.Repeat("x", 70<<10) + `"}`, 400, "bad-request"},
+		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + strings.Repeat("x", 70<<10) + `"}`, 413, "request-too-large"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"/etc/passwd"}`, 403, "medium-outside-roots"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":"` + h.dir + `/nope.iso"}`, 404, "no-such-medium"},

@@ -52,7 +52,9 @@ func (s *Server) console(socket string) http.HandlerFunc {
 		if socket == machine.SerialSocket {
 			t.gone = serialGone
 		}
-		c.End(t.carry(s.closing))
+		ctx, end := s.whileAllowed(r, s.closing)
+		defer end()
+		c.End(t.carry(ctx))
 	}
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -48,11 +49,13 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if !write(fmt.Appendf(nil, "retry: %d\n\n", comeBack.Milliseconds())) {
 		return
 	}
-	follow(r, s.closing.Done(), sub, wantedEvents(r.URL.Query()), write)
+	ctx, end := s.whileAllowed(r, r.Context())
+	defer end()
+	follow(ctx, s.closing.Done(), sub, wantedEvents(r.URL.Query()), write)
 }
 
-// follow writes events until the client goes, doesn't read, or trayd stops.
-func follow(r *http.Request, closing <-chan struct{}, sub *agent.Subscriber, wanted func(*agent.Event) bool, write func([]byte) bool) {
+// follow writes events until ctx ends, the client doesn't read, or trayd stops.
+func follow(ctx context.Context, closing <-chan struct{}, sub *agent.Subscriber, wanted func(*agent.Event) bool, write func([]byte) bool) {
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
 	var frames bytes.Buffer
@@ -68,7 +71,7 @@ func follow(r *http.Request, closing <-chan struct{}, sub *agent.Subscriber, wan
 			return
 		}
 		select {
-		case <-r.Context().Done():
+		case <-ctx.Done():
 			return
 		case <-closing:
 			return

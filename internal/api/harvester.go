@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
@@ -78,10 +77,10 @@ func (s *Server) harvester(w http.ResponseWriter, r *http.Request) {
 
 // readHarvester reads an action's body. As there, members that nobody knows are left alone.
 func readHarvester(w http.ResponseWriter, r *http.Request, name string, body *harvesterAction) *wire.Problem {
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(slowWriter))
-	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(body)
-	_ = control.SetReadDeadline(time.Time{})
+	b, err := readBody(w, r, maxBody)
+	if err == nil {
+		err = json.Unmarshal(b, body)
+	}
 	next := `send {"deviceName": "cd0"}`
 	if name == insertCDROMVolume {
 		next = `send {"deviceName": "cd0", "imageName": "default/debian"}`

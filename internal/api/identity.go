@@ -76,7 +76,7 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (access.Identi
 		}
 		return p.id, nil
 	case *tunnelled:
-		if id, ok := s.Access.Sessions.Find(cookie(r, tunnelCookie(c.scope)), c.scope, time.Now()); ok {
+		if id, ok := s.inSession(r, tunnelCookie(c.scope), c.scope); ok {
 			return id, nil
 		}
 		return access.Identity{}, unauthenticated("the page has no session, or its time is over", "run `trayctl ui` again")
@@ -84,17 +84,27 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (access.Identi
 	if id, ok := s.certified(r); ok {
 		return id, nil
 	}
-	if secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-		return s.byToken(w, r, secret)
+	if scheme, secret, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return s.byToken(w, r, strings.TrimSpace(secret))
 	}
-	if secret := cookie(r, sessionCookie); secret != "" {
-		if id, ok := s.Access.Sessions.Find(secret, sessionCookie, time.Now()); ok && s.Access.Tokens.Valid(id, time.Now()) {
-			id.Name += from(r)
-			return id, nil
-		}
+	if id, ok := s.inSession(r, sessionCookie, sessionCookie); ok {
+		id.Name += from(r)
+		return id, nil
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="trayd"`)
 	return access.Identity{}, unauthenticated("the request says not who it is from", "send a token (`trayctl token create`) as `Authorization: Bearer`, or a client certificate")
+}
+
+// inSession is whose session a request is of. Sessions outlive neither the token that they
+// were begun with nor, through `trayctl ui --host`, the one that made the way.
+func (s *Server) inSession(r *http.Request, cookieName, scope string) (access.Identity, bool) {
+	secret := cookie(r, cookieName)
+	if secret == "" {
+		return access.Identity{}, false
+	}
+	now := time.Now()
+	id, ok := s.Access.Sessions.Find(secret, scope, now)
+	return id, ok && s.Access.Tokens.Valid(id, now)
 }
 
 // certified is who has a client certificate that the configuration gives a role.

@@ -2,16 +2,19 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trayd/trayd/internal/access"
 	"github.com/trayd/trayd/internal/agent"
 	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/iso"
@@ -72,7 +75,7 @@ func (s *Server) registerImage(w http.ResponseWriter, r *http.Request) {
 func (s *Server) uploadImage(w http.ResponseWriter, r *http.Request) {
 	pool, name := imageName(r)
 	var content io.Reader = &patient{r.Body, http.NewResponseController(w)}
-	if f := openCallers(caller(r).PID, r.Header.Get(wire.DescriptorHeader)); f != nil {
+	if f := openCallers(identity(r), r.Header.Get(wire.DescriptorHeader)); f != nil {
 		defer f.Close()
 		if s.Agent.CanClone(pool, f) {
 			content = f
@@ -88,7 +91,35 @@ func (s *Server) uploadImage(w http.ResponseWriter, r *http.Request) {
 
 // openCallers opens a file that the client has open for reading, so that it gets no file
 // that it may not read itself; nil where that can't be.
-func openCallers(pid int, descriptor string) *os.File {
+func openCallers(by access.Identity, descriptor string) *os.File {
+	// A process that has connected may have become another program since, with rights and
+	// files that its user has not (set-user-ID), or its number another user's.
+	if !isOf(by.PID, by.UID) {
+		return nil
+	}
+	f := openDescriptor(by.PID, descriptor)
+	if f != nil && !isOf(by.PID, by.UID) {
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// isOf reports whether a process has the rights of a user, and no others: the kernel shows
+// others as root's (proc_pid(5)).
+func isOf(pid, uid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	st, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+	if err != nil {
+		return false
+	}
+	s, ok := st.Sys().(*syscall.Stat_t)
+	return ok && int(s.Uid) == uid
+}
+
+func openDescriptor(pid int, descriptor string) *os.File {
 	n, err := strconv.ParseUint(descriptor, 10, 16)
 	if err != nil || pid <= 0 {
 		return nil
@@ -150,8 +181,16 @@ func (s *Server) collectImages(w http.ResponseWriter, r *http.Request) {
 }
 
 func badRequest(w http.ResponseWriter, err error) {
-	writeProblem(w, &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
-		Detail: "the request can't be read: " + err.Error(), Next: "see the API's description"})
+	p := &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
+		Detail: "the request can't be read: " + err.Error(), Next: "see the API's description"}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		p.Code, p.Status, p.Next = "request-too-large", http.StatusRequestEntityTooLarge, fmt.Sprintf("send at most %d bytes", large.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		p.Code, p.Status, p.Next = "request-too-slow", http.StatusRequestTimeout, fmt.Sprintf("send the whole body within %s", slowWriter)
+	}
+	writeProblem(w, p)
 }
 
 // inspectImage says all that there is to say of an image.

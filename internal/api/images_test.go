@@ -9,18 +9,21 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/trayd/trayd/internal/access"
 )
 
 // TestOpenCallers: a client gets trayd to open a file that it has open for reading itself,
 // and nothing else: trayd may read far more than its clients.
 func TestOpenCallers(t *testing.T) {
+	self := access.Identity{PID: os.Getpid(), UID: os.Getuid()}
 	path := filepath.Join(t.TempDir(), "disc.iso")
 	require.NoError(t, os.WriteFile(path, []byte("content"), 0o600))
 	try := func(flags int, name string) *os.File {
 		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
 		require.NoError(t, err)
 		defer unix.Close(fd)
-		return openCallers(os.Getpid(), fmt.Sprint(fd))
+		return openCallers(self, fmt.Sprint(fd))
 	}
 	for _, flags := range []int{unix.O_RDONLY, unix.O_RDWR} {
 		f := try(flags, path)
@@ -37,7 +40,12 @@ func TestOpenCallers(t *testing.T) {
 	require.Nil(t, try(unix.O_RDONLY, filepath.Dir(path)), "a directory")
 	require.Nil(t, try(unix.O_RDONLY, "/dev/null"), "a device")
 	for _, number := range []string{"", "-1", "x", "65536", "9999", "../mem"} {
-		require.Nil(t, openCallers(os.Getpid(), number), number)
+		require.Nil(t, openCallers(self, number), number)
 	}
-	require.Nil(t, openCallers(0, "1"), "nobody knows who it is")
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	self.UID++
+	require.Nil(t, openCallers(self, fmt.Sprint(f.Fd())), "the process is another user's now")
+	require.Nil(t, openCallers(access.Identity{UID: os.Getuid()}, "1"), "nobody knows who it is")
 }

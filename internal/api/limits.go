@@ -3,9 +3,11 @@ package api
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,8 +25,9 @@ const (
 	// may take to send a body, or the next piece of a large one.
 	slowReader = 10 * time.Second
 	slowWriter = 30 * time.Second
-	// maxConnections of all, and of one that isn't an Admin on this host: a user's, or an
-	// address's. trayd.service has 16384 descriptors, of which machines and discs need most.
+	// maxConnections is of all but root's on this host, so that others can't keep root out;
+	// maxConnectionsOne is a user's, or an address's. trayd.service has 16384 descriptors, of
+	// which machines and discs need most.
 	maxConnections    = 2048
 	maxConnectionsOne = 512
 )
@@ -34,10 +37,12 @@ type connections struct {
 	mu  sync.Mutex // guards all below
 	all map[net.Conn]string
 	by  map[string]int
+	// silent have asked for nothing yet.
+	silent map[net.Conn]bool
 }
 
 func newConnections() *connections {
-	return &connections{all: make(map[net.Conn]string), by: make(map[string]int)}
+	return &connections{all: make(map[net.Conn]string), by: make(map[string]int), silent: make(map[net.Conn]bool)}
 }
 
 // limit refuses what is too much.
@@ -74,7 +79,7 @@ func (l *limited) Accept() (net.Conn, error) {
 func (c *connections) take(conn net.Conn, who string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.all) >= maxConnections || who != "" && c.by[who] >= maxConnectionsOne {
+	if others := len(c.all) - c.by[root]; who != root && (others >= maxConnections || c.by[who] >= maxConnectionsOne) {
 		return false
 	}
 	c.all[conn] = who
@@ -84,8 +89,26 @@ func (c *connections) take(conn net.Conn, who string) bool {
 
 // state is http.Server's ConnState: it notes what has ended.
 func (c *connections) state(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	if _, local := conn.(*net.UnixConn); state == http.StateNew && !local {
+		c.silent[conn] = true
+	} else {
+		delete(c.silent, conn)
+	}
+	c.mu.Unlock()
 	if state == http.StateClosed {
 		c.drop(conn)
+	}
+}
+
+// endSilent ends what browsers have opened for later: Shutdown would wait 5 s for it. Who comes
+// by the unix socket asks at once.
+func (c *connections) endSilent() {
+	c.mu.Lock()
+	silent := slices.Collect(maps.Keys(c.silent))
+	c.mu.Unlock()
+	for _, conn := range silent {
+		conn.Close() // which may come back here
 	}
 }
 
@@ -103,7 +126,11 @@ func (c *connections) drop(conn net.Conn) {
 	}
 }
 
-// peerKey is whom a connection counts for; "" for root, who has no limit of its own.
+// root is whom root's connections count for, which have no limit.
+const root = ""
+
+// peerKey is whom a connection counts for: a user of this host, or an address. Who has one
+// address of IPv6 has all that share its first 64 bits.
 func peerKey(conn net.Conn) string {
 	if u, ok := conn.(*net.UnixConn); ok {
 		uid, err := access.UID(u)
@@ -111,12 +138,12 @@ func peerKey(conn net.Conn) string {
 		case err != nil:
 			return "unknown"
 		case uid == 0:
-			return ""
+			return root
 		}
 		return "uid " + strconv.Itoa(uid)
 	}
 	if a, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-		return a.Addr().String()
+		return access.Neighbours(a.Addr()).String()
 	}
 	return "unknown"
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,10 +18,10 @@ import (
 // Limits of what is kept of requests that have an Idempotency-Key
 // (draft-ietf-httpapi-idempotency-key-header).
 const (
-	maxRepeats    = 1000
+	maxRepeats    = 1000 // of all
+	maxRepeatsOne = 200  // of one identity, so that nobody has others' forgotten
 	repeatTime    = 24 * time.Hour
 	maxRepeatKey  = 255       // bytes
-	maxRepeatBody = 2 << 20   // of a request, in bytes; those that are larger have no key
 	maxRepeatKept = 256 << 10 // of an answer, in bytes
 )
 
@@ -31,12 +32,13 @@ const (
 type repeats struct {
 	mu    sync.Mutex // guards all below
 	all   map[string]*repeat
-	order []string // as they began
+	order []*repeat // as they began
 }
 
 // repeat is one request with its answer.
 type repeat struct {
-	key   string
+	who   string // the identity's key
+	key   string // with that and the request's line
 	body  [sha256.Size]byte
 	began time.Time
 	done  chan struct{} // closed when the rest is set
@@ -55,7 +57,8 @@ func newRepeats() *repeats { return &repeats{all: make(map[string]*repeat)} }
 // once carries a request out, or repeats the answer to an earlier one of the same key.
 func (s *Server) once(to *route, w *reply, r *http.Request) {
 	key := r.Header.Get("Idempotency-Key")
-	if key == "" || to == nil || r.Method != http.MethodPost && r.Method != http.MethodPatch { // the others are idempotent by themselves
+	who := identity(r).Key                                                                                  // "" where nobody has to say who they are: their answers aren't kept
+	if key == "" || who == "" || to == nil || r.Method != http.MethodPost && r.Method != http.MethodPatch { // the others are idempotent by themselves
 		s.mux.ServeHTTP(w, r)
 		return
 	}
@@ -63,16 +66,13 @@ func (s *Server) once(to *route, w *reply, r *http.Request) {
 		badRequest(w, errors.New("an Idempotency-Key has at most 255 characters"))
 		return
 	}
-	_ = w.control.SetReadDeadline(time.Now().Add(slowWriter))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRepeatBody))
-	_ = w.control.SetReadDeadline(time.Time{})
+	body, err := readBody(w, r, to.limit())
 	if err != nil {
 		badRequest(w, err)
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	full := identity(r).Key + " " + r.Method + " " + r.URL.RequestURI() + " " + key
-	e, first := s.repeats.begin(full, sha256.Sum256(body))
+	e, first := s.repeats.begin(who, r.Method+" "+r.URL.RequestURI()+" "+key, sha256.Sum256(body))
 	if first {
 		// It goes on when the client goes, who may send it again for the answer.
 		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
@@ -108,21 +108,53 @@ func (s *Server) once(to *route, w *reply, r *http.Request) {
 }
 
 // begin returns the request of that key, and whether it is a new one.
-func (c *repeats) begin(key string, body [sha256.Size]byte) (*repeat, bool) {
+func (c *repeats) begin(who, key string, body [sha256.Size]byte) (*repeat, bool) {
 	now := time.Now()
+	key = who + " " + key
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.order) > 0 && (len(c.order) >= maxRepeats || now.Sub(c.all[c.order[0]].began) > repeatTime) {
-		delete(c.all, c.order[0])
-		c.order = c.order[1:]
+	for len(c.order) > 0 && now.Sub(c.order[0].began) > repeatTime {
+		c.forget(c.order[0])
 	}
 	if e := c.all[key]; e != nil {
 		return e, false
 	}
-	e := &repeat{key: key, body: body, began: now, done: make(chan struct{})}
+	c.makeRoom(who)
+	e := &repeat{who: who, key: key, body: body, began: now, done: make(chan struct{})}
 	c.all[key] = e
-	c.order = append(c.order, key)
+	c.order = append(c.order, e)
 	return e, true
+}
+
+// makeRoom forgets the oldest of who has too many; where all together are too many, of who
+// has the most.
+func (c *repeats) makeRoom(who string) {
+	count := make(map[string]int)
+	for _, e := range c.order {
+		count[e.who]++
+	}
+	if count[who] < maxRepeatsOne {
+		if len(c.order) < maxRepeats {
+			return
+		}
+		for other, n := range count {
+			if n > count[who] {
+				who = other
+			}
+		}
+	}
+	if i := slices.IndexFunc(c.order, func(e *repeat) bool { return e.who == who }); i >= 0 {
+		c.forget(c.order[i])
+	} else { // everybody has one
+		c.forget(c.order[0])
+	}
+}
+
+func (c *repeats) forget(e *repeat) {
+	if c.all[e.key] == e {
+		delete(c.all, e.key)
+		c.order = slices.DeleteFunc(c.order, func(o *repeat) bool { return o == e })
+	}
 }
 
 // end keeps the answer. One that says that nothing was done (refused, for now) isn't kept, so
@@ -137,15 +169,7 @@ func (c *repeats) end(e *repeat, tape *recorder) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.all[e.key] == e {
-		delete(c.all, e.key)
-		for i, k := range c.order {
-			if k == e.key {
-				c.order = append(c.order[:i], c.order[i+1:]...)
-				break
-			}
-		}
-	}
+	c.forget(e)
 }
 
 // recorder keeps an answer while it is sent.

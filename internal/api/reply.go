@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -30,9 +31,19 @@ func (w *reply) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	_ = w.control.SetWriteDeadline(time.Now().Add(slowReader)) // all our connections take one
-	return w.ResponseWriter.Write(b)
+	n := 0
+	for { // in pieces: a slow client that reads is waited for
+		piece := b[n:min(n+maxPiece, len(b))]
+		_ = w.control.SetWriteDeadline(time.Now().Add(slowReader)) // all our connections take one
+		wrote, err := w.ResponseWriter.Write(piece)
+		if n += wrote; err != nil || n == len(b) {
+			return n, err
+		}
+	}
 }
+
+// maxPiece is the size of writes to a client, in bytes: with slowReader 6.4 kB/s at least.
+const maxPiece = 64 << 10
 
 // answered is the answer's status.
 func (w *reply) answered() int {
@@ -77,11 +88,11 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 
 // readJSONOf is readJSON with a limit of its own, in bytes.
 func readJSONOf(w http.ResponseWriter, r *http.Request, v any, limit int64) error {
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(slowWriter))
-	// Past the body net/http reads on, to notice when the client goes: that has no limit.
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	b, err := readBody(w, r, limit)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	switch err := d.Decode(v); {
 	case errors.Is(err, io.EOF):
@@ -95,6 +106,19 @@ func readJSONOf(w http.ResponseWriter, r *http.Request, v any, limit int64) erro
 	return nil
 }
 
+// readBody reads a body whole. A failure leaves the connection with its deadline, so that what
+// else comes isn't waited for.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(slowWriter))
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err == nil {
+		// Past the body net/http reads on, to notice when the client goes: that has no limit.
+		_ = control.SetReadDeadline(time.Time{})
+	}
+	return b, err
+}
+
 // patient is the body of an upload: its client may take any time, as long as something comes.
 type patient struct {
 	io.Reader
@@ -104,7 +128,7 @@ type patient struct {
 func (p *patient) Read(b []byte) (int, error) {
 	_ = p.control.SetReadDeadline(time.Now().Add(slowWriter))
 	n, err := p.Reader.Read(b)
-	if err != nil {
+	if errors.Is(err, io.EOF) {
 		_ = p.control.SetReadDeadline(time.Time{})
 	}
 	return n, err

@@ -23,6 +23,17 @@ type route struct {
 	answers      []answer // but for problems
 }
 
+// limit is of a request's body, in bytes.
+func (r *route) limit() int64 {
+	switch r.body.(type) {
+	case wire.ImageRequest:
+		return maxImageRequest
+	case wire.MachineRequest:
+		return maxMachineBody
+	}
+	return maxBody
+}
+
 // query is a parameter of a route's query.
 type query struct {
 	name, kind string // kind is string, boolean or integer

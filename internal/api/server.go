@@ -107,6 +107,7 @@ func New(closing context.Context, o Options) *Server {
 		ConnContext:       s.connContext,
 		ConnState:         s.conns.state,
 	}
+	s.http.RegisterOnShutdown(s.conns.endSilent)
 	return s
 }
 
@@ -137,6 +138,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, pattern := s.mux.Handler(r)
 	to := s.routes[pattern]
 	header(out.Header())
+	if r.ContentLength != 0 {
+		// What reads the body sets its own. Nothing else waits for a body that doesn't come:
+		// net/http reads what is left of one before it answers.
+		_ = out.control.SetReadDeadline(time.Now().Add(slowWriter))
+	}
 	if p := s.admit(out, &r, to); p != nil {
 		writeProblem(out, p)
 	} else {

@@ -18,6 +18,7 @@ const (
 	serialGone  = "the machine has ended"
 	screenGone  = "the machine has ended, or its QEMU couldn't make sense of the viewer"
 	traydStops  = "trayd stops"
+	mayNoMore   = "the session, the token or the certificate counts no more"
 	tooSlow     = "the client doesn't read what comes"
 	notBinary   = "only binary frames"
 	clientGone  = "the client has gone"
@@ -65,10 +66,10 @@ type ending struct {
 
 func (e *ending) Error() string { return e.why }
 
-// carry carries bytes until one end has gone, or closing is done, and says why it ended. All
+// carry carries bytes until one end has gone, or allowed is done, and says why it ended. All
 // that it started has ended then.
-func (t *stream) carry(closing context.Context) string {
-	ctx, end := context.WithCancelCause(closing)
+func (t *stream) carry(allowed context.Context) string {
+	ctx, end := context.WithCancelCause(allowed)
 	t.end = end
 	t.ws.SetReadLimit(-1) // a frame is passed on as it comes, and not kept
 	var parts sync.WaitGroup
@@ -83,6 +84,9 @@ func (t *stream) carry(closing context.Context) string {
 	var e *ending
 	if !errors.As(context.Cause(ctx), &e) {
 		e = &ending{websocket.StatusGoingAway, traydStops}
+	}
+	if errors.Is(context.Cause(ctx), errNotAllowed) {
+		e = &ending{websocket.StatusPolicyViolation, mayNoMore}
 	}
 	t.conn.Close()
 	limit := time.AfterFunc(t.limits.close, func() { t.client.Close() })

@@ -165,12 +165,14 @@ func (l *Library) Announced(pool, name string) (r Request, was bool) {
 	r = Request{Pool: pool, Name: name}
 	p, err := l.poolFor(pool)
 	if err != nil {
-		return r, false
+		return r, false // Upload says why
 	}
+	r.Pool = p.Name
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a, ok := l.announced[key(p.Name, name)]; ok {
 		delete(l.announced, key(p.Name, name))
+		a.request.Pool = p.Name
 		return a.request, true
 	}
 	return r, false

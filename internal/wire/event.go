@@ -22,11 +22,16 @@ const (
 	EventReleased      = "released"       // a disc of ours left by other hands, or a volume or node is released
 	EventReleaseWaits  = "release-waits"  // a volume can't be released yet
 	EventVolumeCorrupt = "volume-corrupt" // a verity volume doesn't hold what its hashes say
+	EventImageStarted  = "image-started"  // its bytes begin to come, or it begins to be read
 	EventImageAdded    = "image-added"
+	EventImageVerified = "image-verified" // it is what its checksum says
 	EventImageRemoved  = "image-removed"
 	EventImageFailed   = "image-failed"
 	EventVMCreated     = "vm-created"
 	EventVMRemoved     = "vm-removed"
+	EventVMStarting    = "vm-starting"
+	EventVMStopping    = "vm-stopping"
+	EventVMRunsOn      = "vm-runs-on" // it was asked to stop, and has not
 	EventVMStarted     = "vm-started" // a machine of trayd's own runs
 	EventVMStopped     = "vm-stopped" // and has ended: on its own, or asked to
 	EventVMFailed      = "vm-failed"  // it could not be started, or ended badly
@@ -42,8 +47,8 @@ func EventTypes() []string {
 		EventWaiting, EventFailed, EventIncomplete, EventUnchanged,
 		EventLoaded, EventEjected, EventRolledBack, EventUnsettled,
 		EventSettled, EventGuestEjected, EventTrayPutRight, EventReleased,
-		EventReleaseWaits, EventVolumeCorrupt, EventImageAdded, EventImageRemoved,
-		EventImageFailed, EventVMCreated, EventVMRemoved, EventVMStarted,
+		EventReleaseWaits, EventVolumeCorrupt, EventImageStarted, EventImageAdded, EventImageVerified, EventImageRemoved,
+		EventImageFailed, EventVMCreated, EventVMRemoved, EventVMStarting, EventVMStopping, EventVMRunsOn, EventVMStarted,
 		EventVMStopped, EventVMFailed, EventVMInstalled, EventConflict,
 		EventMissed,
 	}

@@ -20,7 +20,11 @@ const (
 	Changing   Phase = "changing"
 	Unsettled  Phase = "unsettled" // the outcome is not known; QEMU is being asked
 	Running    Phase = "running"   // of what is no change of disc, when no more is known
-	Ended      Phase = "ended"
+	// Of an image on its way: it waits for its turn, its bytes come, they are looked at.
+	Allocated   Phase = "allocated"
+	Downloading Phase = "downloading"
+	Verifying   Phase = "verifying"
+	Ended       Phase = "ended"
 )
 
 // Result is how an operation ended.
