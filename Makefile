@@ -103,6 +103,8 @@ install: ## into $(DESTDIR)/usr: both programs, the units, the group; /etc/trayd
 	install -D -m 755 bin/trayctl $(DESTDIR)/usr/bin/trayctl
 	install -D -m 644 systemd/trayd.service $(DESTDIR)/usr/lib/systemd/system/trayd.service
 	install -D -m 644 systemd/trayd.socket $(DESTDIR)/usr/lib/systemd/system/trayd.socket
+	install -D -m 644 systemd/trayd-network.socket $(DESTDIR)/usr/lib/systemd/system/trayd-network.socket
+	install -D -m 644 systemd/trayd-network.service $(DESTDIR)/usr/lib/systemd/system/trayd-network.service
 	install -D -m 644 systemd/trayd-vm@.service $(DESTDIR)/usr/lib/systemd/system/trayd-vm@.service
 	install -D -m 644 systemd/polkit-1/rules.d/trayd.rules $(DESTDIR)/usr/share/polkit-1/rules.d/trayd.rules
 	install -D -m 644 systemd/sysusers.d/trayd.conf $(DESTDIR)/usr/lib/sysusers.d/trayd.conf

@@ -40,6 +40,7 @@ touch /etc/trayd/hooks.d/more 2>>/var/lib/trayd/hook.said
 		require.NoError(t, os.Remove("/var/lib/trayd/hook.said"))
 		require.NoError(t, os.Remove("/etc/trayd/trayd.toml"))
 	})
+	require.NoError(t, os.RemoveAll("/var/log/trayd")) // of the tests before
 	r.machine("vm", qemutest.SATA.With("")...)
 	tool(t, "systemctl", "start", "trayd.socket")
 	r.up()

@@ -91,8 +91,8 @@ type writeLog struct {
 }
 
 const (
-	logged = "logged" // in device-mapper
-	answer = "answer" // begins our marks
+	logged     = "logged" // in device-mapper
+	answerMark = "answer" // begins our marks
 )
 
 // loggedDisk mounts a disk whose writes are noted where the state file is.
@@ -126,7 +126,7 @@ func (r *volumeRig) loggedDisk() *writeLog {
 
 // mark notes that trayctl has given its answer of that number.
 func (l *writeLog) mark(n int) {
-	tool(l.r.t, "dmsetup", "message", logged, "0", "mark", answer+strconv.Itoa(n))
+	tool(l.r.t, "dmsetup", "message", logged, "0", "mark", answerMark+strconv.Itoa(n))
 }
 
 func (l *writeLog) close() {
@@ -169,7 +169,7 @@ func (l *writeLog) taken() (disk []byte, writes []diskWrite) {
 		w := diskWrite{offset: int64(first) * sector, metadata: flags&metadata != 0, mark: -1}
 		switch {
 		case flags&isMark != 0:
-			if n, ok := strings.CutPrefix(string(e[headerSize:headerSize+length]), answer); ok { // its end has a mark, too
+			if n, ok := strings.CutPrefix(string(e[headerSize:headerSize+length]), answerMark); ok { // its end has a mark, too
 				w.mark, err = strconv.Atoi(n)
 				require.NoError(t, err)
 			}

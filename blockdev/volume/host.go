@@ -3,6 +3,8 @@ package volume
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +21,10 @@ type Options struct {
 	Mounts []FileSystem
 	// Dir is the directory beneath which Mounts are mounted, in MARK/NAME.
 	Dir string
+	// Resolve finds a server's addresses, and Uevents opens the socket of ListenUevents, in a
+	// process that can't; nil does it here.
+	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
+	Uevents func(ctx context.Context) (*os.File, error)
 }
 
 // Definition is a device-mapper volume: either Linear or Verity.

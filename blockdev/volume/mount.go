@@ -279,7 +279,7 @@ func (v *mountVolume) Open(ctx context.Context, rel string) (*os.File, error) {
 	}
 	var f *os.File
 	err = v.host.do(ctx, v.ref, func(context.Context) (err error) { // a server may not answer
-		f, err = openBeneath(v.point(), rel)
+		f, err = openInside(v.point(), rel)
 		return err
 	}, func() { f.Close() })
 	if err != nil {
@@ -296,37 +296,38 @@ func (v *mountVolume) Open(ctx context.Context, rel string) (*os.File, error) {
 	return f, nil
 }
 
-// openBeneath opens a regular file that lies beneath dir on the same file system,
-// wherever links say that it lies (openat2, Linux 5.6).
-func openBeneath(dir, rel string) (*os.File, error) {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openInside opens a regular file that lies beneath dir in the same mount, wherever links say
+// that it lies.
+func openInside(dir, rel string) (*os.File, error) {
+	f, err := OpenBeneath(dir, rel)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(root)
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	if err := regularIn(dir, f); err != nil {
+		f.Close()
+		return nil, err
 	}
-	for {
-		fd, err := unix.Openat2(root, rel, &how)
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) { // something was renamed meanwhile
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		f := os.NewFile(uintptr(fd), filepath.Join(dir, rel))
-		info, err := f.Stat()
-		if err == nil && !info.Mode().IsRegular() {
-			err = errors.New("it is not a file")
-		}
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-		return f, nil
+	return f, nil
+}
+
+// regularIn says why a file isn't a regular one in the mount that dir is of.
+func regularIn(dir string, f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
 	}
+	if !info.Mode().IsRegular() {
+		return errors.New("it is not a file")
+	}
+	want, err := mountOf(unix.AT_FDCWD, dir)
+	if err != nil {
+		return err
+	}
+	got, err := mountOf(int(f.Fd()), "")
+	if err == nil && got != want {
+		return unix.EXDEV
+	}
+	return err
 }
 
 func (v *mountVolume) Release(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/u-root/u-root/pkg/mount"
@@ -26,7 +27,7 @@ func (v *mountVolume) mountNFS(ctx context.Context, f FileSystem, point string, 
 	if server = strings.Trim(server, "[]"); !ok || server == "" {
 		return &Error{Ref: v.ref, Reason: BadName, Detail: fmt.Sprintf("%q is no export of a server", f.Source), Next: "write server:/export"}
 	}
-	addresses, err := new(net.Resolver).LookupNetIP(ctx, "ip", server)
+	addresses, err := v.host.resolve(ctx, server)
 	if err != nil {
 		return &Error{Ref: v.ref, Reason: NotHere, Detail: fmt.Sprintf("the server's address isn't known: %v", err), Next: "see the server's name, or write its address", Err: err}
 	}
@@ -58,4 +59,18 @@ func (v *mountVolume) mountNFS(ctx context.Context, f FileSystem, point string, 
 		}
 	}
 	return v.refused(f, err)
+}
+
+// resolve finds the addresses of a host, which may be one itself.
+func (h *Host) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	h.mu.Lock()
+	find := h.options.Resolve
+	h.mu.Unlock()
+	if find == nil {
+		return new(net.Resolver).LookupNetIP(ctx, "ip", name)
+	}
+	return find(ctx, name)
 }

@@ -25,7 +25,8 @@
 //   - loop devices: /dev/loop-control, Linux 5.8
 //   - mounts: CAP_SYS_ADMIN, mount(2) and umount2(2) (@mount), and a mount namespace that
 //     outlives this process and that others see: not PrivateMounts=
-//   - the names of holders: CAP_SYS_PTRACE; what Watch hears at once: AF_NETLINK
+//   - the names of holders: CAP_SYS_PTRACE; what Watch hears at once: AF_NETLINK, or
+//     Options.Uevents
 package volume
 
 import (

@@ -48,7 +48,7 @@ func (h *Host) Watch(ctx context.Context, report func(ref Ref, detail string)) e
 			}
 		}
 	}
-	sock, err := listenUevents()
+	sock, err := h.uevents(ctx)
 	every := lookEvery
 	if err != nil {
 		every = unheard
@@ -120,8 +120,20 @@ func badBlock(s string) string {
 	return "block " + block + " of its hashes"
 }
 
-// listenUevents opens the kernel's own broadcast (group 1; udev's is 2).
-func listenUevents() (*os.File, error) {
+// uevents opens the kernel's broadcast as the options say.
+func (h *Host) uevents(ctx context.Context) (*os.File, error) {
+	h.mu.Lock()
+	open := h.options.Uevents
+	h.mu.Unlock()
+	if open == nil {
+		return ListenUevents()
+	}
+	return open(ctx)
+}
+
+// ListenUevents opens the kernel's own broadcast (group 1; udev's is 2). It needs AF_NETLINK
+// and no privilege. The file is non-blocking.
+func ListenUevents() (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return nil, err

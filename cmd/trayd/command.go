@@ -49,7 +49,7 @@ configuration anew. trayctl asks it to change discs.`,
 	root.Flags().BoolVar(&check, "check-config", false, "say whether the configuration is right, without running")
 	root.MarkFlagsMutuallyExclusive("print-config", "check-config")
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(c.stateCommand(), c.launchCommand(), &cobra.Command{
+	root.AddCommand(c.stateCommand(), c.launchCommand(), c.networkCommand(), &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version of trayd",
 		Example: "  trayd version",

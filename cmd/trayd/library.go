@@ -8,13 +8,14 @@ import (
 )
 
 // libraryOptions are the library's part of the configuration.
-func libraryOptions(c *config.Config) library.Options {
+func libraryOptions(c *config.Config, s sockets) library.Options {
 	o := library.Options{
 		Default: c.Library.Pool, Verify: library.Level(c.Library.Verify), Keys: c.Library.Keys,
 		AllowWeak: c.Library.AllowWeakChecksums, MaxSize: c.Library.MaxSize,
 		Fetch: c.Fetch(), QemuImg: c.Machines.QemuImg,
 	}
 	o.Fetch.UserAgent = "trayd/" + version
+	s.fetch(&o.Fetch)
 	writable := false
 	for _, p := range c.Pools {
 		o.Pools = append(o.Pools, library.Pool{

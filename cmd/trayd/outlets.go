@@ -37,7 +37,9 @@ func (d *daemon) openOutlets(handler slog.Handler) {
 	o.audit = audit.New(func(c audit.Change) { o.metrics.Change(c.Verb, c.Outcome, c.Code, c.Took) })
 	d.log = slog.New(o.audit.Handler(handler))
 	o.hooks = hook.New(hook.Options{}, d.log)
-	o.webhooks = webhook.New(webhook.Options{Version: version, Log: d.log})
+	posts := webhook.Options{Version: version, Log: d.log}
+	d.sockets.webhooks(&posts)
+	o.webhooks = webhook.New(posts)
 	d.outlets = o
 	o.configure(d.config)
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -56,7 +55,7 @@ func (d *daemon) secureConfig() (*tls.Config, error) {
 // serveSecure serves one address until ctx ends.
 func (d *daemon) serveSecure(ctx context.Context, server *api.Server, at netip.AddrPort, conf *tls.Config) {
 	for said := ""; ctx.Err() == nil; {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.String())
+		l, err := d.sockets.listen(ctx, at)
 		if err == nil {
 			said = ""
 			d.log.Info("the API listens", "address", "https://"+at.String())

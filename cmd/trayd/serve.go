@@ -46,6 +46,7 @@ type daemon struct {
 	access      api.Access
 	outlets     *outlets
 	certificate *certificate // for TLS; nil where trayd listens on no port
+	sockets     sockets      // from the broker, in the unit's sandbox
 	names       []string     // of this host, for those who come over TLS
 }
 
@@ -56,7 +57,7 @@ func serve(path string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{path: path, config: cfg, level: new(slog.LevelVar)}
+	d := &daemon{path: path, config: cfg, level: new(slog.LevelVar), sockets: findSockets()}
 	d.latest.Store(cfg)
 	d.level.Set(cfg.Log.Level)
 	d.openOutlets(systemd.NewLogHandler(stderr, systemd.LogOptions{Identifier: "trayd", Level: d.level}))
@@ -92,8 +93,8 @@ func (d *daemon) agentOptions(c *config.Config) agent.Options {
 		Wait:       c.Tray.Wait,
 		GuestEject: agent.GuestEject(c.Tray.GuestEject),
 		Strategy:   c.Tray.Strategy,
-		Volumes:    volumes(c),
-		Library:    libraryOptions(c),
+		Volumes:    volumes(c, d.sockets),
+		Library:    libraryOptions(c, d.sockets),
 		Machines:   machineOptions(c, d.runner),
 		Log:        d.log,
 		FailPoint:  failPoint(),
@@ -104,8 +105,9 @@ func (d *daemon) agentOptions(c *config.Config) agent.Options {
 const mountDir = "/run/trayd/mounts"
 
 // volumes is the volumes' part of the configuration.
-func volumes(c *config.Config) volume.Options {
+func volumes(c *config.Config, s sockets) volume.Options {
 	o := volume.Options{DM: c.Volumes, Dir: mountDir}
+	s.volumes(&o)
 	for _, p := range c.Pools {
 		if p.Type == config.PoolMount {
 			o.Mounts = append(o.Mounts, volume.FileSystem{Name: p.Name, Source: p.Source, Type: p.FSType, Options: p.Options})

@@ -66,8 +66,8 @@ func (a *Agent) openMedium(name string, o *Options, validate bool) (source, erro
 // openFile opens a file or a device beneath one of the roots, and says what it is. A
 // relative path is looked for in every root.
 //
-// The file is opened with openat2 and RESOLVE_BENEATH, so that neither ".." nor a
-// symbolic link leads out of the roots, not even one that is exchanged meanwhile.
+// Neither ".." nor a symbolic link leads out of the roots, not even one that is exchanged
+// meanwhile.
 // What is inspected is the descriptor that QEMU gets.
 func (a *Agent) openFile(name, path string, roots []string, validate bool) (source, error) {
 	f, path, err := openBeneathRoots(path, roots)
@@ -140,7 +140,7 @@ func openBeneathRoots(name string, roots []string) (*os.File, string, error) {
 		if !ok {
 			return nil, "", outsideRoots(name, roots)
 		}
-		f, err := openBeneath(root, rel)
+		f, err := volume.OpenBeneath(root, rel)
 		switch {
 		case err == nil:
 			return f, path, nil
@@ -149,7 +149,7 @@ func openBeneathRoots(name string, roots []string) (*os.File, string, error) {
 		}
 		// A link led out of this root. It may lead into another root, or be an
 		// absolute link to a place in the same one: follow it by name once, and
-		// let openat2 judge the place where it ends.
+		// let OpenBeneath judge the place where it ends.
 		resolved, err := filepath.EvalSymlinks(path)
 		if err != nil {
 			return nil, "", mediumError(name, err)
@@ -207,29 +207,6 @@ func rootOf(path string, roots []string) (root, rel string, ok bool) {
 		}
 	}
 	return root, rel, ok
-}
-
-// openBeneath opens rel for reading; O_NONBLOCK so that a pipe can't hold it up.
-func openBeneath(root, rel string) (*os.File, error) {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("media root %s: %w", root, err)
-	}
-	defer unix.Close(dir)
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	for {
-		fd, err := unix.Openat2(dir, rel, &how)
-		if err == unix.EINTR || err == unix.EAGAIN {
-			continue // EAGAIN: a rename raced with the walk (openat2(2))
-		}
-		if err != nil {
-			return nil, err
-		}
-		return os.NewFile(uintptr(fd), filepath.Join(root, rel)), nil
-	}
 }
 
 // identify says which file or device is open, and refuses what can't be a disc.
@@ -387,9 +364,6 @@ func mediumError(name string, err error) error {
 		return newError(NoSuchMedium, "check the path on the host where trayd runs", "no medium %s: %w", name, err)
 	case errors.Is(err, fs.ErrPermission):
 		return newError(Unreadable, "let the user that trayd runs as read the file and its directories", "medium %s can't be opened: %w", name, err)
-	case errors.Is(err, syscall.ENOSYS):
-		return newError(Unreadable, "this needs Linux 5.6 or later, and a unit without RestrictSUIDSGID=",
-			"medium %s can't be opened: the kernel, or trayd's sandbox, has no openat2: %w", name, err)
 	case errors.Is(err, syscall.ELOOP):
 		return newError(Unreadable, "mend the symbolic link", "medium %s can't be opened: %w", name, err)
 	}

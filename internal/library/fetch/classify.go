@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/internal/library/ingest"
+	"github.com/trayd/trayd/internal/network"
 )
 
 // errStalled and errSlow end an attempt whose server is of no use. They are causes of its
@@ -81,9 +82,12 @@ func brokenNet(err error, host string) *Error {
 		dns     *net.DNSError
 		op      *net.OpError
 		timeout interface{ Timeout() bool }
+		broker  *network.UnavailableError
 	)
 	late := errors.As(err, &timeout) && timeout.Timeout()
 	switch {
+	case errors.As(err, &broker):
+		return fail(Unreachable, "see `systemctl status trayd-network.socket trayd-network`", "there is no way to %s, since %s can't be used: %s", host, broker.Path, broker.Why).passing()
 	case errors.As(err, &op) && op.Op == "proxyconnect":
 		return fail(Proxy, "see HTTPS_PROXY and HTTP_PROXY in trayd's environment", "the proxy for %s can't be reached: %v", host, op.Err).passing()
 	case errors.As(err, &dns) && dns.IsNotFound:
@@ -94,6 +98,8 @@ func brokenNet(err error, host string) *Error {
 		return fail(Refused, "is the server running, and is it that port?", "%s refuses the connection", host).passing()
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EADDRNOTAVAIL):
 		return fail(Unreachable, "see this host's network", "there is no way to %s", host).passing()
+	case errors.As(err, &op) && op.Op == "dial" && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)):
+		return fail(Unreachable, "see this host's firewall, and IPAddressDeny= of trayd-network.service", "this host doesn't let trayd speak to %s", host).passing()
 	case late && errors.As(err, &op) && op.Op == "dial":
 		return fail(Unreachable, "see this host's network, and firewalls on the way", "%s didn't answer in time", host).passing()
 	case late:

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -43,6 +44,9 @@ type Options struct {
 	// Proxy says through which proxy a request goes; by default what HTTP_PROXY,
 	// HTTPS_PROXY and NO_PROXY said when the process asked first.
 	Proxy func(*http.Request) (*url.URL, error)
+	// Dial makes the connections, as (*network.Client).DialContext does; nil is the ordinary
+	// way. It asks check of each address right before it dials it; check may be nil.
+	Dial func(ctx context.Context, network, address string, check func(netip.Addr) error) (net.Conn, error)
 
 	Connect       time.Duration // until there is a connection, with TLS: 15 s
 	HeaderTimeout time.Duration // until there is an answer: 30 s
@@ -86,6 +90,9 @@ func (o *Options) defaults() {
 	}
 	if o.Proxy == nil {
 		o.Proxy = http.ProxyFromEnvironment
+	}
+	if o.Dial == nil {
+		o.Dial = dial
 	}
 	if o.UserAgent == "" {
 		o.UserAgent = "trayd"

@@ -164,9 +164,13 @@ func (c *Client) roots(conf *tls.Config) error {
 // transport is for one request. It speaks HTTP/1.1, whose connection carries one file and
 // whose failures say which.
 func (c *Client) transport(r *http.Request, conf *tls.Config) (*http.Transport, *Error) {
-	dial := &net.Dialer{Timeout: c.o.Connect, Control: c.guard}
+	check := c.guard
 	t := &http.Transport{
-		DialContext:            dial.DialContext,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, c.o.Connect)
+			defer cancel()
+			return c.o.Dial(ctx, network, address, check)
+		},
 		TLSClientConfig:        conf,
 		TLSHandshakeTimeout:    c.o.Connect,
 		ResponseHeaderTimeout:  c.o.HeaderTimeout,
@@ -187,7 +191,7 @@ func (c *Client) transport(r *http.Request, conf *tls.Config) (*http.Transport, 
 		}
 	}
 	t.Proxy = http.ProxyURL(proxy)
-	dial.Control = nil // the proxy is dialled
+	check = nil // the proxy is dialled
 	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, a *http.Response) error {
 		if a.StatusCode == http.StatusOK {
 			return nil

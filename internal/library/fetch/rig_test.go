@@ -40,6 +40,9 @@ func options() Options {
 
 func newClient(t *testing.T, change ...func(*Options)) *Client {
 	o := options()
+	if os.Getenv(byBroker) != "" {
+		o.Dial = broker(t).DialContext
+	}
 	for _, f := range change {
 		f(&o)
 	}

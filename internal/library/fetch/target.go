@@ -1,7 +1,9 @@
 package fetch
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"syscall"
 )
@@ -54,15 +56,26 @@ func forbidden(a netip.Addr, allow []netip.Prefix) string {
 	return ""
 }
 
-// guard is a net.Dialer's Control: it sees the address that is about to be dialled, after
-// the name was resolved, so that no name server can change its mind in between.
-func (c *Client) guard(_, address string, _ syscall.RawConn) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("the address %q can't be checked: %w", address, err)
-	}
-	if what := forbidden(ap.Addr(), c.o.AllowPrivate); what != "" {
-		return &targetError{addr: ap.Addr().WithZone("").Unmap(), what: what}
+// guard sees an address that is about to be dialled, after the name was resolved, so that no
+// name server can change its mind in between.
+func (c *Client) guard(a netip.Addr) error {
+	if what := forbidden(a, c.o.AllowPrivate); what != "" {
+		return &targetError{addr: a.WithZone("").Unmap(), what: what}
 	}
 	return nil
+}
+
+// dial is the ordinary way.
+func dial(ctx context.Context, network, address string, check func(netip.Addr) error) (net.Conn, error) {
+	var d net.Dialer
+	if check != nil {
+		d.Control = func(_, address string, _ syscall.RawConn) error {
+			ap, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return fmt.Errorf("the address %q can't be checked: %w", address, err)
+			}
+			return check(ap.Addr())
+		}
+	}
+	return d.DialContext(ctx, network, address)
 }
