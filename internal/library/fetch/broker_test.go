@@ -50,7 +50,7 @@ func TestByBroker(t *testing.T) {
 }
 
 // TestNotLetOut: that this host keeps trayd from somebody is not said of the server.
-// TestUnitNetwork has the kernel do it.
+// The kernel says so for some firewalls, which a test can't set up.
 func TestNotLetOut(t *testing.T) {
 	c := newClient(t, func(o *Options) {
 		o.Dial = func(context.Context, string, string, func(netip.Addr) error) (net.Conn, error) {
