@@ -98,11 +98,24 @@ func openCallers(by access.Identity, descriptor string) *os.File {
 		return nil
 	}
 	f := openDescriptor(by.PID, descriptor)
-	if f != nil && !isOf(by.PID, by.UID) {
+	if f != nil && (!isOf(by.PID, by.UID) || !mayRead(f, by.UID)) {
 		f.Close()
 		return nil
 	}
 	return f
+}
+
+// mayRead reports whether a user may read a file, of what was opened. How the client had it
+// open was looked at a moment before, and it may have put another file under that number
+// since, which it can name and not read (O_PATH). That it is readable for one of the user's
+// groups alone isn't looked at: such a file is sent.
+func mayRead(f *os.File, uid int) bool {
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (uid == 0 || int(st.Uid) == uid || st.Mode&unix.S_IROTH != 0)
 }
 
 // isOf reports whether a process has the rights of a user, and no others: the kernel shows

@@ -49,3 +49,23 @@ func TestOpenCallers(t *testing.T) {
 	require.Nil(t, openCallers(self, fmt.Sprint(f.Fd())), "the process is another user's now")
 	require.Nil(t, openCallers(access.Identity{UID: os.Getuid()}, "1"), "nobody knows who it is")
 }
+
+// TestMayRead: whatever became of the client's number, it gets no file that it can't read. The
+// rule is looked at by itself, since the moment in which another file is put there is short.
+func TestMayRead(t *testing.T) {
+	owner := os.Getuid()
+	for _, row := range []struct {
+		mode os.FileMode
+		uid  int
+		may  bool
+	}{
+		{0o600, owner, true}, {0o600, owner + 1, false}, {0o640, owner + 1, false}, {0o644, owner + 1, true}, {0o600, 0, true},
+	} {
+		path := filepath.Join(t.TempDir(), "disc.iso")
+		require.NoError(t, os.WriteFile(path, nil, row.mode))
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		require.Equal(t, row.may, mayRead(f, row.uid), "%o by %d", row.mode, row.uid)
+		require.NoError(t, f.Close())
+	}
+}
