@@ -35,7 +35,13 @@ type Doctor struct {
 	probes []probe
 
 	mu   sync.Mutex // guards busy
-	busy map[string]bool
+	busy map[string]*look
+}
+
+// look is a probe under way, for all who ask meanwhile.
+type look struct {
+	done   chan struct{} // closed when checks is set
+	checks []Check
 }
 
 // Examine looks at everything, for limit and a little more at the longest.
@@ -66,39 +72,43 @@ func (d *Doctor) examine(ctx context.Context, probes []probe) []Check {
 	return all
 }
 
-// bounded runs a probe, and leaves it behind when it takes too long: a read that hangs in the
-// kernel can't be stopped. It isn't begun again before it has ended.
+// bounded runs a probe, or waits for the one that somebody else has begun, and leaves it
+// behind when it takes too long: a read that hangs in the kernel can't be stopped. It isn't
+// begun again before it has ended.
 func (d *Doctor) bounded(ctx context.Context, p probe) []Check {
-	late := []Check{{Area: p.area, Name: "answer", Result: wire.CheckFailed, Detail: fmt.Sprintf("looking at it took longer than %s", limit),
-		Next: "is it on storage, or asked of a program, that doesn't answer? `ps -o pid,stat,wchan:30,args -C trayd` and `dmesg` say more"}}
-	d.mu.Lock()
-	if d.busy[p.area] {
-		d.mu.Unlock()
-		return late
-	}
-	d.busy[p.area] = true
-	d.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	done := make(chan []Check, 1)
-	go func() { // it ends when what it looks at answers
-		checks := p.look(ctx)
-		d.mu.Lock()
-		d.busy[p.area] = false
-		d.mu.Unlock()
-		done <- checks
-	}()
+	l := d.begin(ctx, p)
+	late := time.NewTimer(limit + limit/4) // a program that was ended says so
+	defer late.Stop()
 	select {
-	case checks := <-done:
-		return checks
+	case <-l.done:
+		return l.checks
+	case <-late.C:
 	case <-ctx.Done():
 	}
-	select { // a program that was ended says so
-	case checks := <-done:
-		return checks
-	case <-time.After(limit / 4):
-		return late
+	return []Check{{Area: p.area, Name: "answer", Result: wire.CheckFailed, Detail: fmt.Sprintf("looking at it took longer than %s", limit),
+		Next: "is it on storage, or asked of a program, that doesn't answer? `ps -o pid,stat,wchan:30,args -C trayd` and `dmesg` say more"}}
+}
+
+// begin begins a probe that isn't under way. It ends when what it looks at answers, and
+// doesn't with who has begun it: others may wait for it.
+func (d *Doctor) begin(ctx context.Context, p probe) *look {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l := d.busy[p.area]; l != nil {
+		return l
 	}
+	l := &look{done: make(chan struct{})}
+	d.busy[p.area] = l
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+		defer cancel()
+		l.checks = p.look(ctx)
+		d.mu.Lock()
+		delete(d.busy, p.area)
+		d.mu.Unlock()
+		close(l.done)
+	}()
+	return l
 }
 
 func ok(area, name, format string, args ...any) Check {

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,7 +118,7 @@ func TestRoots(t *testing.T) {
 // TestSlow: what doesn't answer is a finding, holds up nothing else, and isn't asked twice.
 func TestSlow(t *testing.T) {
 	hang, asked := make(chan struct{}), 0
-	d := &Doctor{busy: make(map[string]bool), probes: []probe{
+	d := &Doctor{busy: make(map[string]*look), probes: []probe{
 		{"quick", func(context.Context) []Check { return []Check{ok("quick", "it", "answers")} }},
 		{"slow", func(context.Context) []Check { asked++; <-hang; return nil }},
 	}}
@@ -130,6 +132,32 @@ func TestSlow(t *testing.T) {
 		require.NotEmpty(t, all[1].Next)
 	}
 	close(hang)
-	require.Eventually(t, func() bool { d.mu.Lock(); defer d.mu.Unlock(); return !d.busy["slow"] }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.busy["slow"] == nil }, time.Second, time.Millisecond)
 	require.Equal(t, 1, asked)
+}
+
+// TestAtOnce: who asks while somebody else does gets what that one does, and isn't told that it
+// took too long.
+func TestAtOnce(t *testing.T) {
+	var asked atomic.Int32
+	goOn := make(chan struct{})
+	d := &Doctor{busy: make(map[string]*look), probes: []probe{
+		{"it", func(context.Context) []Check { asked.Add(1); <-goOn; return []Check{ok("it", "it", "answers")} }},
+	}}
+	first, gone := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	work.Go(func() { d.Examine(first) })
+	require.Eventually(t, func() bool { return asked.Load() == 1 }, time.Second, time.Millisecond)
+	results := make(chan []Check, 3)
+	for range cap(results) {
+		work.Go(func() { results <- d.Examine(t.Context()) })
+	}
+	gone() // who came first waits no longer; the others do
+	time.Sleep(50 * time.Millisecond)
+	close(goOn)
+	work.Wait()
+	for range cap(results) {
+		require.Equal(t, wire.CheckOK, (<-results)[0].Result)
+	}
+	require.LessOrEqual(t, asked.Load(), int32(2), "one who comes late may look again")
 }

@@ -29,7 +29,7 @@ type Options struct {
 
 // New returns a doctor for this host.
 func New(o Options) *Doctor {
-	d := &Doctor{o: o, busy: make(map[string]bool)}
+	d := &Doctor{o: o, busy: make(map[string]*look)}
 	d.probes = []probe{
 		{"qemu", d.qemu}, {"monitors", d.monitors}, {"machines", d.machines}, {"media", d.media}, {"devices", d.devices},
 		{"space", d.space}, {"clock", d.clock}, {"sandbox", d.sandbox}, {"state", d.state}, {"operations", d.operations},
