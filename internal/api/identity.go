@@ -112,7 +112,11 @@ func (s *Server) certified(r *http.Request) (access.Identity, bool) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return access.Identity{}, false
 	}
-	name := r.TLS.PeerCertificates[0].Subject.CommonName
+	cert := r.TLS.PeerCertificates[0]
+	if time.Now().After(cert.NotAfter) { // since the handshake: a connection may last longer
+		return access.Identity{}, false
+	}
+	name := cert.Subject.CommonName
 	role, ok := s.Clients[name]
 	return access.Identity{Name: "certificate " + name + from(r), Key: "cert:" + name, Role: role}, ok
 }

@@ -77,6 +77,7 @@ type Server struct {
 	tunnels *tunnels
 	repeats *repeats
 	conns   *connections
+	refused refusals
 	vms     look.Recent[[]byte]
 	closing context.Context
 }
@@ -87,6 +88,7 @@ func New(closing context.Context, o Options) *Server {
 	s := &Server{
 		Options: o, closing: closing, mux: http.NewServeMux(), routes: make(map[string]*route),
 		tunnels: newTunnels(), repeats: newRepeats(), conns: newConnections(),
+		refused: refusals{last: make(map[string]time.Time)},
 	}
 	for _, r := range s.table() {
 		pattern := r.method + " " + r.path
@@ -184,6 +186,7 @@ func (s *Server) admit(w http.ResponseWriter, r **http.Request, to *route) *wire
 	}
 	*r = (*r).WithContext(context.WithValue((*r).Context(), identityKey{}, id))
 	if to != nil && id.Role < to.role {
+		s.auditRefused(*r, id, to)
 		return notAllowed(id, to.role, s.Groups)
 	}
 	return nil

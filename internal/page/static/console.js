@@ -8,7 +8,6 @@ export function consoleView(vm) {
     return note("info", h("p", null, "trayd doesn't run " + vm.name + ", so it has no way to its screen's console."),
       h("p", null, "Use the viewer of whoever runs it. A picture of its screen is under About."));
   }
-  // Another process is another console.
   return h("div", { class: "console", key: "console-" + vm.name, own: true, mount: (at) => mount(at, vm.name) });
 }
 
@@ -63,7 +62,7 @@ function mount(at, name) {
     } catch (problem) {
       if (gone) return;
       refuse(problem.detail ? problem : { detail: "the viewer can't be loaded: " + problem.message, next: "Reload the page." });
-      retry();
+      if (problem.status !== 403) retry(); // a role doesn't change meanwhile, and each refusal is audited
       return;
     }
     refused.hidden = true;
