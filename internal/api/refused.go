@@ -37,7 +37,7 @@ func (f *refusals) take(who string, now time.Time) bool {
 // auditRefused leaves a line of what somebody asked for and may not do.
 func (s *Server) auditRefused(r *http.Request, id access.Identity, to *route) {
 	if s.refused.take(id.Key, time.Now()) {
-		s.Log.Warn("refused", "audit", true, "by", id.Name, "verb", to.id, "request", fmt.Sprintf("%s %.200s", r.Method, r.URL.Path),
+		s.Log.Warn("refused", "audit", true, "by", id.Name, "verb", "ask", "request", fmt.Sprintf("%s %.200s", r.Method, r.URL.Path),
 			"code", string(wire.Forbidden), "error", fmt.Sprintf("the role is %s; this needs %s", id.Role, to.role))
 	}
 }

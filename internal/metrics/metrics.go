@@ -58,7 +58,7 @@ func kind(verb string) string {
 	case "insert", "change", "eject", "cancel", "force", "guest-eject", "settle", "roll-back", "put-right",
 		"create", "set", "rm", "start", "stop", "kill", "reset", "console", "capture", "reload":
 		return verb
-	case "sign in", "open page":
+	case "sign in", "open page", "ask":
 		return "access"
 	case "create token", "revoke token":
 		return "token"
