@@ -1,6 +1,8 @@
 package main
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/trayd/trayd/internal/config"
@@ -45,6 +47,15 @@ func needRestart(old, next *config.Config) []string {
 	}
 	if old.API.Group != next.API.Group || old.API.ViewGroup != next.API.ViewGroup {
 		keys = append(keys, "api.group")
+	}
+	if !slices.Equal(old.API.Listen, next.API.Listen) || !slices.Equal(old.API.Names, next.API.Names) {
+		keys = append(keys, "api.listen")
+	}
+	if old.API.CertFile != next.API.CertFile || old.API.KeyFile != next.API.KeyFile || old.API.ClientCAFile != next.API.ClientCAFile {
+		keys = append(keys, "api.cert_file")
+	}
+	if !maps.Equal(old.API.Clients, next.API.Clients) {
+		keys = append(keys, "client")
 	}
 	if old.Machines.Run != next.Machines.Run {
 		keys = append(keys, "machines.run")
