@@ -86,7 +86,7 @@ func (c *cli) examine(ctx context.Context) []wire.Check {
 		here, there []wire.Check
 	)
 	if c.host.tls == nil {
-		work.Go(func() { here = hereChecks(ctx, c.host.socket) })
+		work.Go(func() { here = c.hereChecks(ctx) })
 	}
 	work.Go(func() { there = c.thereChecks(ctx) })
 	work.Wait()
@@ -113,8 +113,8 @@ func (c *cli) thereChecks(ctx context.Context) []wire.Check {
 }
 
 // hereChecks are of this host, as the caller sees it.
-func hereChecks(ctx context.Context, socket string) []wire.Check {
-	all := []wire.Check{socketCheck(socket), groupCheck(os.Getuid(), memberNow, memberLater)}
+func (c *cli) hereChecks(ctx context.Context) []wire.Check {
+	all := []wire.Check{socketCheck(c.host.socket), c.youCheck(ctx)}
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return append(all, wire.Check{Area: "systemd", Name: "units", Result: wire.CheckSkipped, Detail: "this host's init is not systemd"})
 	}
@@ -132,6 +132,24 @@ func socketCheck(socket string) wire.Check {
 		k.Result, k.Detail, k.Next = wire.CheckFailed, err.Error(), "`systemctl enable --now trayd.socket trayd`; another place: --socket or $TRAYD_SOCKET"
 	case st.Mode()&os.ModeSocket == 0:
 		k.Result, k.Detail, k.Next = wire.CheckFailed, socket+" is no socket", "move it away, then `systemctl restart trayd.socket`"
+	}
+	return k
+}
+
+// youCheck says what the caller may. trayd knows, as the groups' names are its configuration's;
+// where it doesn't answer the usual ones say something.
+func (c *cli) youCheck(ctx context.Context) wire.Check {
+	k := groupCheck(os.Getuid(), memberNow, memberLater)
+	ctx, cancel := context.WithTimeout(ctx, hereLimit)
+	defer cancel()
+	var s wire.Session
+	var refused *wire.Problem
+	err := c.client.do(ctx, "GET", "/v1/session", nil, &s)
+	switch {
+	case err == nil && (s.Role != "view" || !memberLater(changeGroup)):
+		return wire.Check{Area: k.Area, Name: k.Name, Result: wire.CheckOK, Detail: "you are " + s.Name + " to trayd, with the role " + s.Role}
+	case errors.As(err, &refused) && refused.Code == string(wire.Forbidden) && !memberLater(changeGroup) && !memberLater(viewGroup):
+		return wire.Check{Area: k.Area, Name: k.Name, Result: wire.CheckWarning, Detail: refused.Detail, Next: refused.Next}
 	}
 	return k
 }
