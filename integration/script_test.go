@@ -203,13 +203,13 @@ func cmdTrayctl(ts *testscript.TestScript, _ bool, args []string) {
 	check(ts, got.code == code, "exit code %d, not %d", got.code, code)
 }
 
-func cmdSoon(ts *testscript.TestScript, _ bool, args []string) {
+func cmdSoon(ts *testscript.TestScript, not bool, args []string) {
 	code, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	want, args := args[1], args[2:] // a text that the answer must hold
+	want, args := args[1], args[2:] // a text that the answer must hold, or, with !, must not
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		got := of(ts).r.trayctl(args...)
-		if got.code == code && strings.Contains(got.stdout+got.stderr, want) {
+		if got.code == code && strings.Contains(got.stdout+got.stderr, want) != not {
 			fmt.Fprint(ts.Stdout(), got.stdout)
 			fmt.Fprint(ts.Stderr(), got.stderr)
 			return

@@ -214,12 +214,13 @@ func (a *Agent) start(f func()) {
 }
 
 // startUnlessStopping is start for callers that stop doesn't wait for: timers.
-func (a *Agent) startUnlessStopping(f func()) {
+func (a *Agent) startUnlessStopping(f func()) (started bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.stopping {
 		a.start(f)
 	}
+	return !a.stopping
 }
 
 // stopGrace is how long running operations may take to end when the agent stops.

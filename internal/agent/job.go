@@ -139,9 +139,15 @@ func (a *Agent) InBackground(verb, vm string, by Caller, f func(context.Context)
 	if err != nil {
 		return nil, err
 	}
-	a.startUnlessStopping(func() { j.end(f(context.WithValue(a.ctx, jobKey{}, j))) })
+	if !a.startUnlessStopping(func() { j.end(f(context.WithValue(a.ctx, jobKey{}, j))) }) {
+		err := stoppingError()
+		j.end(err)
+		return nil, err
+	}
 	return j, nil
 }
+
+func stoppingError() error { return newError(Stopping, "try again when it runs", "trayd is stopping") }
 
 // imageJob has an image's way into its pool known as a job, which ends with it. One that is
 // known already stays the only one.
@@ -168,7 +174,7 @@ func (a *Agent) imageJob(verb, vm string, i library.Image, by Caller) {
 	if err != nil {
 		return // trayd stops
 	}
-	a.startUnlessStopping(func() {
+	started := a.startUnlessStopping(func() {
 		now, err := a.images.Wait(a.ctx, i.Pool, i.Name)
 		switch {
 		case a.ctx.Err() != nil:
@@ -180,6 +186,9 @@ func (a *Agent) imageJob(verb, vm string, i library.Image, by Caller) {
 		}
 		j.end(err)
 	})
+	if !started {
+		j.end(stoppingError())
+	}
 }
 
 // phaseOf is the phase of an operation whose image is in a state. One that has ended is about
@@ -206,7 +215,7 @@ func (a *Agent) remember(id string, t Task) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stopping {
-		return &Error{Code: Stopping, Detail: "trayd is stopping", Next: "try again when it runs"}
+		return stoppingError()
 	}
 	a.ops[id] = t
 	a.opsOrder = append(a.opsOrder, id)
