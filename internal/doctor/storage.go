@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -24,12 +25,12 @@ func (d *Doctor) media(context.Context) []Check {
 	var all []Check
 	for _, root := range d.o.Config().MediaRoots {
 		st, err := os.Stat(root)
-		if err == nil {
+		if err == nil && st.IsDir() {
 			var f *os.File
 			if f, err = os.Open(root); err == nil {
 				_, err = f.Readdirnames(1)
 				f.Close()
-				if err != nil && st.IsDir() {
+				if errors.Is(err, io.EOF) {
 					err = nil // it is empty
 				}
 			}
