@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -188,6 +189,24 @@ func (s *Server) admit(w http.ResponseWriter, r **http.Request, to *route) *wire
 	if to != nil && id.Role < to.role {
 		s.auditRefused(*r, id, to)
 		return notAllowed(id, to.role, s.Groups)
+	}
+	return badQuery(*r, to)
+}
+
+// badQuery refuses a boolean that is none: dry_run=1, or yes, would else be no dry run.
+func badQuery(r *http.Request, to *route) *wire.Problem {
+	if to == nil || r.URL.RawQuery == "" {
+		return nil
+	}
+	all, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // else what can't be read would be left out
+		return &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest, Detail: "the query can't be read: " + err.Error(), Next: "see the API's description"}
+	}
+	for _, q := range to.query {
+		if v := all.Get(q.name); q.kind == "boolean" && all.Has(q.name) && v != "true" && v != "false" {
+			return &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
+				Detail: fmt.Sprintf("%s=%.40s is neither true nor false", q.name, v), Next: "use " + q.name + "=true, or leave it out"}
+		}
 	}
 	return nil
 }
