@@ -14,6 +14,10 @@ import (
 // does it (path_resolution(7)).
 const maxLinks = 40
 
+// maxDepth is how deep a file may lie: each directory on the way is a descriptor. It is
+// more than what a path of the kernel's has in practice, which is limited by its length.
+const maxDepth = 256
+
 // OpenBeneath opens the file or device rel for reading where it lies beneath the directory
 // root, and nowhere else: symbolic links are followed, and none of them, nor "..", nor a
 // rename meanwhile leads out of root. It is what openat2(2) does with RESOLVE_BENEATH, for
@@ -22,7 +26,8 @@ const maxLinks = 40
 // through (os.Root wants to read them).
 //
 // A pipe or a device doesn't hold it up (O_NONBLOCK). What leads out of root is
-// unix.EXDEV, an absolute link too; other errors are the kernel's.
+// unix.EXDEV, an absolute link too, what lies deeper than maxDepth unix.ENAMETOOLONG; other
+// errors are the kernel's.
 func OpenBeneath(root, rel string) (*os.File, error) {
 	dir, err := openat(unix.AT_FDCWD, root, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
@@ -80,6 +85,9 @@ func (w *walk) open() (int, error) {
 			return fd, nil
 		default:
 			w.dirs = append(w.dirs, fd)
+			if len(w.dirs) > maxDepth {
+				return -1, unix.ENAMETOOLONG
+			}
 		}
 	}
 }

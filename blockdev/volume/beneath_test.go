@@ -149,3 +149,24 @@ func TestOpenInside(t *testing.T) {
 	_, err = openInside(root, "a/b")
 	require.ErrorContains(t, err, "it is not a file")
 }
+
+// TestOpenBeneathDeep: a way through more directories than the kernel's paths have doesn't use
+// up trayd's descriptors.
+func TestOpenBeneathDeep(t *testing.T) {
+	root := t.TempDir()
+	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	for range 2 * maxDepth {
+		require.NoError(t, unix.Mkdirat(at, "d", 0o755))
+		next, err := unix.Openat(at, "d", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		require.NoError(t, unix.Close(at))
+		at = next
+	}
+	require.NoError(t, unix.Close(at))
+	f, err := OpenBeneath(root, strings.Repeat("d/", maxDepth-1))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	_, err = OpenBeneath(root, strings.Repeat("d/", 2*maxDepth))
+	require.ErrorIs(t, err, unix.ENAMETOOLONG)
+}
