@@ -46,6 +46,8 @@ func newNetworkRig(t *testing.T) *networkRig {
 	}))
 	t.Cleanup(receiver.Close)
 	r.hook("network", "exec 3<>/dev/tcp/127.0.0.1/"+r.port)
+	r.hook("broker", "trayctl --socket /run/trayd/network.sock vms")
+	r.hook("api", "trayctl --socket /run/trayd/api.sock vms")
 	secret := "/etc/trayd/webhook.secret"
 	require.NoError(t, os.WriteFile(secret, []byte(strings.Repeat("s", 32)), 0o644))
 	t.Cleanup(func() { require.NoError(t, os.Remove(secret)) })
@@ -90,7 +92,7 @@ func (r *networkRig) names(lines ...string) {
 // hook has a command of bash run for events; what it says is in /var/lib/trayd/NAME.said.
 func (r *networkRig) hook(name, command string) {
 	const dir = "/etc/trayd/hooks.d"
-	require.NoError(r.t, os.MkdirAll(dir, 0o755))
+	require.NoError(r.t, os.MkdirAll(dir, 0o755)) // the last hook's cleanup removes it
 	text := "#!/bin/bash\nexec 2>>/var/lib/trayd/" + name + ".said\n" + command + "\n"
 	require.NoError(r.t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755))
 	require.NoError(r.t, os.Chmod(filepath.Join(dir, name), 0o755))
@@ -170,10 +172,15 @@ func TestUnitNetwork(t *testing.T) {
 	require.True(t, 61184 <= uid && uid <= 65519, "%d is no user of the moment (systemd.exec(5), DynamicUser=)", uid)
 
 	t.Log("what trayd starts, and so trayd itself, can't open a socket to the network")
-	require.Eventually(t, func() bool {
-		said, _ := os.ReadFile("/var/lib/trayd/network.said")
-		return strings.Contains(string(said), "Address family not supported by protocol")
-	}, soon, poll)
+	says := func(hook, words string) {
+		require.Eventually(t, func() bool {
+			said, _ := os.ReadFile("/var/lib/trayd/" + hook + ".said")
+			return strings.Contains(string(said), words)
+		}, soon, poll, "%s doesn't say %q", hook, words)
+	}
+	says("network", "Address family not supported by protocol")
+	says("broker", "permission denied")
+	says("api", "may not use trayd")
 
 	t.Log("webhooks, and a pool on a server that has a name")
 	require.Eventually(t, func() bool { return strings.Contains(<-r.told, `"type":"loaded"`) }, soon, poll)

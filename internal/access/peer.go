@@ -18,11 +18,15 @@ import (
 type Groups struct {
 	Change string
 	View   string
+	// Stranger has the user that this process runs as be nobody, and not Admin: as a service
+	// trayd has capabilities that the programs it runs (qemu-img, lvm2, hooks) don't have, and
+	// they would get them back by asking trayd.
+	Stranger bool
 }
 
 // Peer is the process at the other end of a unix connection, by the kernel's word at the
-// moment when it connected (SO_PEERCRED, SO_PEERGROUPS; Linux 4.13). Root, and the user that
-// this process runs as, are Admin. Groups that don't exist let nobody in.
+// moment when it connected (SO_PEERCRED, SO_PEERGROUPS; Linux 4.13). Root, and unless it is a
+// Stranger the user that this process runs as, are Admin. Groups that don't exist let nobody in.
 func (g Groups) Peer(c *net.UnixConn) (Identity, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -58,24 +62,34 @@ func (g Groups) Peer(c *net.UnixConn) (Identity, error) {
 
 // UID is the user of the process at the other end of a unix connection.
 func UID(c *net.UnixConn) (int, error) {
+	uid, _, err := IDs(c)
+	return uid, err
+}
+
+// IDs are the user and the group of the process at the other end of a unix connection.
+func IDs(c *net.UnixConn) (uid, gid int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var cred *unix.Ucred
 	var failed error
 	if err := raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if failed != nil {
-		return 0, failed
+		return 0, 0, failed
 	}
-	return int(cred.Uid), nil
+	return int(cred.Uid), int(cred.Gid), nil
 }
 
 func (g Groups) roleOf(uid uint32, gids []uint32) Role {
 	switch {
-	case uid == 0, int(uid) == os.Getuid():
+	case uid == 0:
+		return Admin
+	case int(uid) == os.Getuid() && g.Stranger:
+		return None
+	case int(uid) == os.Getuid():
 		return Admin
 	case isMember(g.Change, gids):
 		return Change

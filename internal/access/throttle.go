@@ -8,12 +8,20 @@ import (
 
 // Throttle slows down who tries secrets: after freeFailures wrong ones from an address each
 // further one makes it wait twice as long. Tokens of 256 bits can't be guessed; it keeps the
-// log and the processor from being filled by those who try.
+// log and the processor from being filled by those who try. Secrets of a token that there is
+// count by themselves, so that nobody behind the same address is kept out by others' wrong
+// ones.
 //
 // It may be used by several goroutines.
 type Throttle struct {
 	mu  sync.Mutex // guards all
-	all map[netip.Prefix]*failures
+	all map[suspect]*failures
+}
+
+// suspect is who tries what.
+type suspect struct {
+	from  netip.Prefix
+	token string // the id of one that there is; "" for all others
 }
 
 type failures struct {
@@ -34,23 +42,24 @@ const (
 )
 
 // NewThrottle returns one that has seen nothing.
-func NewThrottle() *Throttle { return &Throttle{all: make(map[netip.Prefix]*failures)} }
+func NewThrottle() *Throttle { return &Throttle{all: make(map[suspect]*failures)} }
 
-// Wait is how long an address has to wait before its next attempt is looked at; 0 for now.
-func (t *Throttle) Wait(from netip.Addr, now time.Time) time.Duration {
+// Wait is how long an address has to wait before its next attempt at a token is looked at; 0
+// for now.
+func (t *Throttle) Wait(from netip.Addr, token string, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.all[Neighbours(from)]; f != nil {
+	if f := t.all[suspect{Neighbours(from), token}]; f != nil {
 		return max(0, f.until.Sub(now))
 	}
 	return 0
 }
 
 // Failed counts a wrong secret.
-func (t *Throttle) Failed(from netip.Addr, now time.Time) {
+func (t *Throttle) Failed(from netip.Addr, token string, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := Neighbours(from)
+	key := suspect{Neighbours(from), token}
 	f := t.all[key]
 	if f == nil || now.Sub(f.last) > forgetAfter {
 		if f == nil && len(t.all) >= maxThrottled {
@@ -66,15 +75,15 @@ func (t *Throttle) Failed(from netip.Addr, now time.Time) {
 	}
 }
 
-// Succeeded forgets an address's failures.
-func (t *Throttle) Succeeded(from netip.Addr) {
+// Succeeded forgets an address's failures with a token.
+func (t *Throttle) Succeeded(from netip.Addr, token string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.all, Neighbours(from))
+	delete(t.all, suspect{Neighbours(from), token})
 }
 
 func (t *Throttle) forgetOne() {
-	var oldest netip.Prefix
+	var oldest suspect
 	for k, f := range t.all {
 		if o := t.all[oldest]; o == nil || f.last.Before(o.last) {
 			oldest = k

@@ -151,6 +151,18 @@ func (t *Tokens) Check(secret string, now time.Time) (Identity, error) {
 	return Identity{Name: "token " + k.Name, Key: "token:" + k.ID, Role: role}, nil
 }
 
+// Known is the id of the token that a secret says to be of, right or not; "" where there is
+// none of that id.
+func (t *Tokens) Known(secret string) string {
+	id, _, _ := strings.Cut(strings.TrimPrefix(secret, tokenPrefix), "_")
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.all[id] == nil {
+		return ""
+	}
+	return id
+}
+
 // Valid reports whether the token of an identity still lets it in: sessions outlive neither
 // a revocation nor an expiry.
 func (t *Tokens) Valid(id Identity, now time.Time) bool {

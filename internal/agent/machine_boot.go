@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/trayd/trayd/internal/disk"
 	"github.com/trayd/trayd/internal/machine"
@@ -304,15 +305,39 @@ func (m *machines) installed(name string, runs bool) {
 	}
 }
 
+// A reset, which is what ends an installation, closes a tray that is just being emptied: the
+// eject is tried again.
+const (
+	takeOutTries = 5
+	takeOutPause = 300 * time.Millisecond
+)
+
 // takeOut ejects a disc that is of no use any more.
 func (m *machines) takeOut(v *vm, drive, why string) {
+	var err error
+	for range takeOutTries {
+		if err = m.tryTakeOut(v, drive, why); err == nil {
+			return
+		}
+		select {
+		case <-time.After(takeOutPause):
+		case <-m.a.ctx.Done():
+			return
+		}
+	}
+	m.a.log.Warn("a disc of no use any more can't be taken out", "vm", v.name, "drive", drive, "error", err)
+}
+
+func (m *machines) tryTakeOut(v *vm, drive, why string) error {
 	o, err := m.a.Start(Request{VM: v.name, Drive: drive, Verb: Eject, Force: true, By: Caller{Name: "trayd, since " + why}})
-	if err == nil {
-		_, err = o.Wait(m.a.ctx)
-	}
 	if err != nil {
-		m.a.log.Warn("a disc of no use any more can't be taken out", "vm", v.name, "drive", drive, "error", err)
+		return err
 	}
+	p, err := o.Wait(m.a.ctx)
+	if err != nil {
+		return err
+	}
+	return p.Err
 }
 
 // edit changes a machine's definition where nobody waits for it.

@@ -128,7 +128,8 @@ func TestWays(t *testing.T) {
 	}
 }
 
-// TestBruteForce: who tries tokens waits, with a right one too; others don't.
+// TestBruteForce: who tries tokens waits; others don't, also those who come from the same
+// address with a right one.
 func TestBruteForce(t *testing.T) {
 	h := newSecureHost(t)
 	right := h.token(access.View)
@@ -138,7 +139,12 @@ func TestBruteForce(t *testing.T) {
 	for range 5 {
 		require.Equal(t, 401, try("127.0.0.3", "trayd_guess").StatusCode)
 	}
-	for _, token := range []string{"trayd_guess", right} {
+	require.Equal(t, 200, try("127.0.0.3", right).StatusCode, "a right one")
+	wrong := right[:len(right)-4] + "AAAA"
+	for range 5 {
+		require.Equal(t, 401, try("127.0.0.3", wrong).StatusCode)
+	}
+	for _, token := range []string{"trayd_guess", wrong, right} { // who guesses at this one
 		g := try("127.0.0.3", token)
 		require.Equal(t, 429, g.StatusCode)
 		require.Equal(t, "1", g.Header.Get("Retry-After"))
@@ -149,7 +155,7 @@ func TestBruteForce(t *testing.T) {
 	require.Equal(t, 429, g.StatusCode, "by a session's beginning, too")
 	require.Equal(t, 200, try("127.0.0.4", right).StatusCode, "somebody else")
 	time.Sleep(1100 * time.Millisecond)
-	require.Equal(t, 401, try("127.0.0.3", "trayd_guess").StatusCode)
+	require.Equal(t, 401, try("127.0.0.3", wrong).StatusCode)
 	require.Equal(t, "2", try("127.0.0.3", right).Header.Get("Retry-After"), "the next one waits twice as long")
 	time.Sleep(2100 * time.Millisecond)
 	require.Equal(t, 200, try("127.0.0.3", right).StatusCode)

@@ -123,20 +123,20 @@ func (s *Server) certified(r *http.Request) (access.Identity, bool) {
 
 // byToken is whose a token is. Who tries wrong ones waits longer and longer.
 func (s *Server) byToken(w http.ResponseWriter, r *http.Request, secret string) (access.Identity, *wire.Problem) {
-	now, addr := time.Now(), remote(r)
-	if wait := s.Access.Throttle.Wait(addr, now); wait > 0 {
+	now, addr, token := time.Now(), remote(r), s.Access.Tokens.Known(secret)
+	if wait := s.Access.Throttle.Wait(addr, token, now); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		return access.Identity{}, &wire.Problem{Code: "too-many-attempts", Status: http.StatusTooManyRequests,
 			Detail: fmt.Sprintf("there were too many wrong tokens from %s", addr), Next: fmt.Sprintf("wait %s, then use a right one", wait.Round(time.Second))}
 	}
 	id, err := s.Access.Tokens.Check(secret, now)
 	if err != nil {
-		s.Access.Throttle.Failed(addr, now)
-		s.Log.Warn("refused", "audit", true, "by", "unknown"+from(r), "verb", "sign in", "code", "unauthenticated", "error", err)
+		s.Access.Throttle.Failed(addr, token, now)
+		s.Log.Warn("refused", "audit", true, "by", "unknown"+from(r), "verb", "sign in", "code", "unauthenticated", "took", time.Since(now), "error", err)
 		w.Header().Set("WWW-Authenticate", `Bearer realm="trayd", error="invalid_token"`)
 		return access.Identity{}, unauthenticated(err.Error(), "`trayctl token ls` on the host shows which there are; `trayctl token create` makes one")
 	}
-	s.Access.Throttle.Succeeded(addr)
+	s.Access.Throttle.Succeeded(addr, token)
 	id.Name += from(r)
 	return id, nil
 }

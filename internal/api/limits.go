@@ -30,6 +30,9 @@ const (
 	// which machines and discs need most.
 	maxConnections    = 2048
 	maxConnectionsOne = 512
+	// maxConnectionsTCP is of those who don't come by the unix socket, so that they can't keep
+	// out those who do.
+	maxConnectionsTCP = 1024
 )
 
 // connections counts who is connected.
@@ -37,6 +40,7 @@ type connections struct {
 	mu  sync.Mutex // guards all below
 	all map[net.Conn]string
 	by  map[string]int
+	tcp int
 	// silent have asked for nothing yet.
 	silent map[net.Conn]bool
 }
@@ -82,6 +86,12 @@ func (c *connections) take(conn net.Conn, who string) bool {
 	if others := len(c.all) - c.by[root]; who != root && (others >= maxConnections || c.by[who] >= maxConnectionsOne) {
 		return false
 	}
+	if !local(conn) {
+		if c.tcp >= maxConnectionsTCP {
+			return false
+		}
+		c.tcp++
+	}
 	c.all[conn] = who
 	c.by[who]++
 	return true
@@ -90,7 +100,7 @@ func (c *connections) take(conn net.Conn, who string) bool {
 // state is http.Server's ConnState: it notes what has ended.
 func (c *connections) state(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
-	if _, local := conn.(*net.UnixConn); state == http.StateNew && !local {
+	if state == http.StateNew && !local(conn) {
 		c.silent[conn] = true
 	} else {
 		delete(c.silent, conn)
@@ -121,9 +131,17 @@ func (c *connections) drop(conn net.Conn) {
 		return
 	}
 	delete(c.all, conn)
+	if !local(conn) {
+		c.tcp--
+	}
 	if c.by[who]--; c.by[who] == 0 {
 		delete(c.by, who)
 	}
+}
+
+func local(conn net.Conn) bool {
+	_, unix := conn.(*net.UnixConn)
+	return unix
 }
 
 // root is whom root's connections count for, which have no limit.

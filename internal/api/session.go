@@ -31,6 +31,7 @@ func (s *Server) writeSession(w http.ResponseWriter, id access.Identity) {
 
 // beginSession takes a token and gives a browser a cookie for it, which scripts can't read.
 func (s *Server) beginSession(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
 	var body wire.SessionRequest
 	if err := readJSON(w, r, &body); err != nil {
 		badRequest(w, err)
@@ -63,7 +64,7 @@ func (s *Server) beginSession(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: secret, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
-	s.Log.Info("done", "audit", true, "by", id.Name, "verb", "sign in")
+	s.Log.Info("done", "audit", true, "by", id.Name, "verb", "sign in", "took", time.Since(began))
 	s.writeSession(w, id)
 }
 
@@ -112,6 +113,7 @@ func (s *Server) listTokens(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) createToken(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
 	var body wire.TokenRequest
 	err := readJSON(w, r, &body)
 	role := access.View
@@ -133,7 +135,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t, err := s.Access.Tokens.Create(body.Name, role, expires, identity(r).Name)
-	s.auditToken(r, "create token", body.Name, err)
+	s.auditToken(r, "create token", body.Name, began, err)
 	if err != nil {
 		writeProblem(w, tokenProblem(err, body.Name))
 		return
@@ -143,9 +145,10 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
 	which := r.PathValue("token")
 	_, err := s.Access.Tokens.Revoke(which)
-	s.auditToken(r, "revoke token", which, err)
+	s.auditToken(r, "revoke token", which, began, err)
 	if err != nil {
 		writeProblem(w, tokenProblem(err, which))
 		return
@@ -153,8 +156,8 @@ func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (s *Server) auditToken(r *http.Request, verb, token string, err error) {
-	log := s.Log.With("audit", true, "by", identity(r).Name, "verb", verb, "token", token)
+func (s *Server) auditToken(r *http.Request, verb, token string, began time.Time, err error) {
+	log := s.Log.With("audit", true, "by", identity(r).Name, "verb", verb, "token", token, "took", time.Since(began))
 	if err != nil {
 		log.Warn("failed", "error", err)
 		return

@@ -78,7 +78,7 @@ func (s *Server) openUI(w http.ResponseWriter, r *http.Request) {
 		s.noSuchPage(w, r)
 		return
 	}
-	id := identity(r)
+	began, id := time.Now(), identity(r)
 	scope, forgotten, err := s.Access.Ways.Make(id, time.Now())
 	for _, f := range forgotten {
 		s.Access.Sessions.EndScope(f)
@@ -89,7 +89,7 @@ func (s *Server) openUI(w http.ResponseWriter, r *http.Request) {
 	}
 	id.PID = 0 // what a page asks for isn't asked by the process that brings it here
 	id.Name += " by the page"
-	s.Log.Info("done", "audit", true, "by", identity(r).Name, "verb", "open page")
+	s.Log.Info("done", "audit", true, "by", identity(r).Name, "verb", "open page", "took", time.Since(began))
 	token, err := s.Access.Sessions.OneTime(id, scope, time.Now())
 	if err != nil {
 		writeProblem(w, notKept(err))

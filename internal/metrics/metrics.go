@@ -78,6 +78,7 @@ func kind(verb string) string {
 const (
 	done       = "done"
 	failed     = "failed"
+	cancelled  = "cancelled"  // on request
 	incomplete = "incomplete" // done, and something is still to be cleaned up
 	unknown    = "unknown"    // QEMU did not say
 )
@@ -95,6 +96,8 @@ func (m *Metrics) Change(verb, outcome, code string, took time.Duration) {
 		result = incomplete
 	case "outcome-unknown":
 		result = unknown
+	case "cancelled":
+		result = cancelled
 	default:
 		result = failed
 	}
@@ -135,7 +138,7 @@ func (m *Metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 // Text is all metrics.
 func (m *Metrics) Text() []byte {
 	t, f := &text{}, m.look()
-	m.operations.write(t, "trayd_operations_total", "Changes that have ended, by kind and result (done, failed, incomplete, unknown).", "kind", "result")
+	m.operations.write(t, "trayd_operations_total", "Changes that have ended, by kind and result (done, failed, incomplete, cancelled, unknown).", "kind", "result")
 	m.durations.write(t, "trayd_operation_duration_seconds", "How long changes took, waiting for guests included.", "kind")
 	writeMachines(t, &f)
 	m.writeLibrary(t, &f)

@@ -41,7 +41,7 @@ type Broker struct {
 // What is under way when ctx ends is cancelled. It closes the listener.
 func (b *Broker) Serve(ctx context.Context) error {
 	defer b.Listener.Close()
-	owner, err := ownerOf(b.Listener.Addr().String())
+	of, err := ownerOf(b.Listener.Addr().String())
 	if err != nil {
 		return err
 	}
@@ -74,34 +74,43 @@ func (b *Broker) Serve(ctx context.Context) error {
 		requests.Go(func() {
 			defer func() { <-slots }()
 			defer c.Close()
-			if err := b.answer(ctx, c, owner); err != nil {
+			if err := b.answer(ctx, c, of); err != nil {
 				b.Log.Warn("a request was not answered", "error", err)
 			}
 		})
 	}
 }
 
-// ownerOf is the user whose a file is.
-func ownerOf(path string) (int, error) {
+// owner is whose a socket is.
+type owner struct{ uid, gid int }
+
+func ownerOf(path string) (owner, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return 0, fmt.Errorf("whose the broker's socket is: %w", err)
+		return owner{}, fmt.Errorf("whose the broker's socket is: %w", err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || info.Mode().Type() != fs.ModeSocket {
-		return 0, fmt.Errorf("the broker's socket %s is no socket", path)
+		return owner{}, fmt.Errorf("the broker's socket %s is no socket", path)
 	}
-	return int(st.Uid), nil
+	return owner{int(st.Uid), int(st.Gid)}, nil
+}
+
+// lets reports whether a process may ask: root, the socket's owner, and where that is root
+// the socket's group, which is trayd's. What trayd runs is in that group, too, but has no
+// capability to get at a socket that root alone may open.
+func (o owner) lets(uid, gid int) bool {
+	return uid == 0 || uid == o.uid || o.uid == 0 && o.gid != 0 && gid == o.gid
 }
 
 // answer serves one request. The error is of a client that isn't answered.
-func (b *Broker) answer(ctx context.Context, c *net.UnixConn, owner int) error {
-	uid, err := access.UID(c)
+func (b *Broker) answer(ctx context.Context, c *net.UnixConn, of owner) error {
+	uid, gid, err := access.IDs(c)
 	if err != nil {
 		return err
 	}
-	if uid != owner && uid != 0 {
-		return fmt.Errorf("user %d asked, and only %d, whose the socket is, may", uid, owner)
+	if !of.lets(uid, gid) {
+		return fmt.Errorf("user %d asked, and only %d, whose the socket is, may", uid, of.uid)
 	}
 	if err := c.SetReadDeadline(time.Now().Add(askLimit)); err != nil {
 		return err
