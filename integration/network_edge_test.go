@@ -149,7 +149,7 @@ func TestUnitNetwork(t *testing.T) {
 	t.Log("the sandboxes")
 	require.LessOrEqual(t, exposure(t, "trayd.service"), 2.0)
 	require.Less(t, exposure(t, "trayd-network.service"), 1.5)
-	require.Equal(t, "600 trayd trayd", tool(t, "stat", "-c", "%a %U %G", "/run/trayd/network.sock"))
+	require.Equal(t, "600 root trayd", tool(t, "stat", "-c", "%a %U %G", "/run/trayd/network.sock"))
 
 	t.Log("downloads")
 	r.must("image", "add", "name", https+"/WEB.iso")
