@@ -121,6 +121,7 @@ func (c *cli) hereChecks(ctx context.Context) []wire.Check {
 	for _, unit := range []string{"trayd.socket", "trayd.service"} {
 		all = append(all, unitCheck(unit, showUnit(ctx, unit)))
 	}
+	all = append(all, brokerCheck(showUnit(ctx, brokerUnit)))
 	return append(all, configCheck(ctx))
 }
 
@@ -240,6 +241,25 @@ func unitCheck(unit string, is map[string]string) wire.Check {
 		k.Result, k.Next = wire.CheckWarning, "`sudo systemctl enable "+unit+"`: else it isn't there after the next boot"
 	case is["NRestarts"] != "" && is["NRestarts"] != "0":
 		k.Result, k.Detail, k.Next = wire.CheckWarning, k.Detail+", started anew "+is["NRestarts"]+" times since the boot", "`journalctl -u "+unit+"` says why it ended"
+	}
+	return k
+}
+
+// brokerUnit is the way to the network that trayd has as a unit.
+const brokerUnit = "trayd-network.socket"
+
+// brokerCheck judges its state: trayd.service starts it, so that nobody enables it.
+func brokerCheck(is map[string]string) wire.Check {
+	k := wire.Check{Area: "systemd", Name: brokerUnit, Result: wire.CheckOK, Detail: is["ActiveState"] + " (" + is["SubState"] + ")"}
+	switch {
+	case is == nil:
+		k.Result, k.Detail = wire.CheckSkipped, "systemctl doesn't say"
+	case is["LoadState"] == "masked":
+		k.Result, k.Detail = wire.CheckSkipped, "it is masked: trayd has no network, and downloads nothing"
+	case is["LoadState"] == "not-found":
+		k.Result, k.Detail, k.Next = wire.CheckWarning, "there is no such unit: as a service trayd has no other way to the network", "`sudo make install`, then `sudo systemctl restart trayd.socket trayd`"
+	case is["ActiveState"] != "active":
+		k.Result, k.Next = wire.CheckFailed, "`sudo systemctl restart trayd`; `journalctl -u "+brokerUnit+" -u trayd-network` says why it ended"
 	}
 	return k
 }

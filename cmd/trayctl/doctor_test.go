@@ -70,4 +70,11 @@ func TestUnitCheck(t *testing.T) {
 		require.Equal(t, row.result == wire.CheckOK, k.Next == "", row.name)
 	}
 	require.Equal(t, wire.CheckSkipped, unitCheck("trayd.service", nil).Result)
+	for state, want := range map[string]wire.CheckResult{"active": wire.CheckOK, "failed": wire.CheckFailed, "inactive": wire.CheckFailed} {
+		k := brokerCheck(map[string]string{"LoadState": "loaded", "ActiveState": state})
+		require.Equal(t, want, k.Result, state)
+		require.Equal(t, want == wire.CheckOK, k.Next == "", state)
+	}
+	require.Equal(t, wire.CheckSkipped, brokerCheck(map[string]string{"LoadState": "masked", "ActiveState": "inactive"}).Result)
+	require.Equal(t, wire.CheckWarning, brokerCheck(map[string]string{"LoadState": "not-found"}).Result)
 }
