@@ -130,7 +130,9 @@ func pin(pid int, to unix.CPUSet) error {
 	return nil
 }
 
-// read sends requests by the clock and returns how long they took, sorted.
+// read sends requests by the clock and returns how long they took, sorted. Those of the first
+// second aren't counted: nobody has looked before them, so that the first look at all machines
+// is waited for.
 func (d *daemon) read(ctx context.Context, path func(int) string) ([]time.Duration, error) {
 	var (
 		work   sync.WaitGroup
@@ -139,7 +141,7 @@ func (d *daemon) read(ctx context.Context, path func(int) string) ([]time.Durati
 		failed error
 	)
 	began := time.Now()
-	n := readRate * int(readFor/time.Second)
+	n := readRate * int((readFor+time.Second)/time.Second)
 	for i := range n {
 		due := began.Add(time.Duration(i) * time.Second / readRate)
 		time.Sleep(time.Until(due))
@@ -150,7 +152,9 @@ func (d *daemon) read(ctx context.Context, path func(int) string) ([]time.Durati
 			err := d.get(path(i))
 			mu.Lock()
 			defer mu.Unlock()
-			took = append(took, time.Since(due))
+			if i >= readRate {
+				took = append(took, time.Since(due))
+			}
 			if failed == nil {
 				failed = err
 			}
