@@ -106,7 +106,6 @@ func (l *Libvirt) Start(ctx context.Context) error {
 	if err := l.daemon.Start(); err != nil {
 		return fmt.Errorf("libvirtd: %w (Debian: libvirt-daemon, libvirt-daemon-driver-qemu, libvirt-clients)", err)
 	}
-	// virsh starts a libvirtd of its own when there is none yet: wait for ours.
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	for {
@@ -143,9 +142,13 @@ func (l *Libvirt) PID() int {
 }
 
 func (l *Libvirt) virsh(ctx context.Context, args ...string) error {
-	_, err := run(ctx, nil, "virsh", append([]string{"-q", "-c", l.uri()}, args...)...)
+	_, err := run(ctx, noAutostart(), "virsh", append([]string{"-q", "-c", l.uri()}, args...)...)
 	return err
 }
+
+// noAutostart keeps libvirt's clients from starting a libvirtd of their own when there is
+// none.
+func noAutostart() []string { return append(os.Environ(), "LIBVIRT_AUTOSTART=0") }
 
 // definition is a machine like those of the others; what libvirt adds by itself and the
 // others don't have is taken out.
@@ -207,7 +210,11 @@ func (l *Libvirt) boot(ctx context.Context, m *Machine) error {
 		return err
 	}
 	var args strings.Builder
-	for _, a := range m.lookArgs() {
+	idle, err := idleArgs(filepath.Join(l.dir, "side"))
+	if err != nil {
+		return err
+	}
+	for _, a := range append(m.lookArgs(), idle...) {
 		fmt.Fprintf(&args, "<qemu:arg value='%s'/>", a)
 	}
 	xml := filepath.Join(l.dir, m.Name+".xml")
@@ -216,7 +223,7 @@ func (l *Libvirt) boot(ctx context.Context, m *Machine) error {
 	}
 	// A machine that was killed a moment ago may not be forgotten yet.
 	if err := until(ctx, "libvirt to start "+m.Name, func() (bool, error) {
-		err := l.virsh(ctx, "create", xml, "--paused")
+		err := l.virsh(ctx, "create", xml)
 		return err == nil, err
 	}); err != nil {
 		return err

@@ -27,9 +27,8 @@ type Machine struct {
 	pid     int
 }
 
-// Boot starts a stopped machine like those of all contenders, whose monitor is
-// dir/name.qmp; sockets for those who look lie in side, which may be "". args are more of
-// QEMU's arguments. It doesn't wait: see Await.
+// Boot starts a machine whose monitor is dir/name.qmp; sockets for those who look lie in
+// side, which may be "". args are more of QEMU's arguments. It doesn't wait: see Await.
 func Boot(dir, side, name string, args ...string) (*Machine, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -111,6 +110,15 @@ func alive(pid int) bool {
 	return err == nil && !strings.HasPrefix(after, "Z")
 }
 
+// idleArgs are of a machine that runs and whose processor halts at its first instruction.
+// One that is stopped (-S) keeps, up to QEMU 8.2, descriptors that were taken back.
+func idleArgs(dir string) ([]string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return qemutest.WriteIdle(dir)
+}
+
 // fleet is the machines of a contender that doesn't start them itself.
 type fleet struct {
 	dir, side string
@@ -123,12 +131,16 @@ func newFleet(dir string) fleet {
 
 // boot starts machines, and in place of those that there are of that name.
 func (f fleet) boot(ctx context.Context, names ...string) error {
+	idle, err := idleArgs(f.side)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
 		if m := f.machines[name]; m != nil {
 			m.Kill()
 			delete(f.machines, name)
 		}
-		m, err := Boot(f.dir, f.side, name, "-S")
+		m, err := Boot(f.dir, f.side, name, idle...)
 		if err != nil {
 			return err
 		}

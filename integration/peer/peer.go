@@ -8,8 +8,9 @@
 //	raw.go      the floor: one persistent monitor connection, nothing durable, nothing checked
 //
 // Machines are alike for all: the same QEMU binary, machine type, memory and SATA drive,
-// stopped (-S), with a second monitor (Machine.Side) through which the outcome is looked
-// at, and a qtest socket through which a guest is played. Only libvirt starts its own.
+// running with a processor that has halted, a second monitor (Machine.Side) through which
+// the outcome is looked at, and a qtest socket through which a guest is played. Only
+// libvirt starts its own.
 //
 // A contender is used by one goroutine at a time, except for its Asks, which may be called
 // for different machines at once.

@@ -16,7 +16,7 @@ import (
 //go:embed libvirt.py
 var pythonText string
 
-// python is Debian's: the one with python3-libvirt, whatever else stands in the PATH.
+// pythonProgram is Debian's: the one with python3-libvirt, whatever else stands in the PATH.
 const pythonProgram = "/usr/bin/python3"
 
 // python is a client of libvirtd that stays. Requests may be sent from any number of
@@ -46,6 +46,7 @@ type pythonAnswer struct {
 
 func startPython(uri string) (*python, error) {
 	p := &python{cmd: exec.Command(pythonProgram, "-c", pythonText, uri), waiting: make(map[int]chan pythonAnswer)}
+	p.cmd.Env = noAutostart()
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var errs lastLines
 	p.cmd.Stderr = &errs
