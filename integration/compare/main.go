@@ -48,7 +48,7 @@ func (c *comparison) start() (err error) {
 	if c.bin, err = filepath.Abs(c.bin); err != nil {
 		return err
 	}
-	if c.dir, err = os.MkdirTemp("", "trayd-cmp-"); err != nil { // sockets' paths are short
+	if c.dir, err = os.MkdirTemp("/var/tmp", "trayd-cmp-"); err != nil { // on a disk, as trayd's state is; sockets' paths are short
 		return err
 	}
 	defer os.RemoveAll(c.dir)

@@ -71,7 +71,7 @@ type faultRow struct {
 func machineLine(ctx context.Context, bin string) ([]string, error) {
 	var lines []string
 	for _, cmd := range [][]string{
-		{qemutest.Binary(), "--version"}, {"libvirtd", "--version"}, {filepath.Join(bin, "trayd"), "--version"}, {"bash", "--version"}, {"socat", "-V"}, {"uname", "-sr"},
+		{qemutest.Binary(), "--version"}, {"libvirtd", "--version"}, {filepath.Join(bin, "trayd"), "version"}, {"bash", "--version"}, {"socat", "-V"}, {"uname", "-sr"},
 	} {
 		out, err := exec.CommandContext(ctx, cmd[0], cmd[1:]...).Output()
 		if err != nil {

@@ -39,9 +39,12 @@ func NewLibvirt(dir string) *Libvirt {
 
 // private hides the host's libvirt from the namespace's. Each directory stays on the
 // file system that libvirt would find it on: where the state lies decides what a
-// durable write of it costs.
+// durable write of it costs. /run is in memory wherever systemd runs, and so is libvirt's
+// part of it here, where /run may lie on a disk.
 const private = `set -e
-for dir in /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /run/libvirt; do
+mkdir -p /run/libvirt
+mount -t tmpfs -o mode=755 libvirt /run/libvirt
+for dir in /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
 	mkdir -p $dir
 	own=$(mktemp -d "$(dirname $dir)/trayd-peer.XXXXXX"); echo "$own" >>"$1/dirs"
 	mount --bind "$own" $dir
