@@ -99,11 +99,15 @@ func (f *failing) lose(disk, blocks string) error {
 	if err := unix.Fadvise(int(inside.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return err
 	}
-	if _, err := inside.ReadAt(make([]byte, 1), 0); err == nil {
+	if _, err := inside.ReadAt(make([]byte, 1), descriptors); err == nil {
 		return fmt.Errorf("%s can be read all the same", f.disc)
 	}
 	return nil
 }
+
+// descriptors is where an ISO 9660 image says what it is, in bytes; what comes before is a
+// hole, which can always be read.
+const descriptors = 16 * 2048
 
 func (f *failing) close() {
 	_ = unix.Unmount(f.dir, unix.MNT_DETACH) // it may not be mounted, or a QEMU that ends has the disc

@@ -40,7 +40,7 @@ const (
 func All() []Fault {
 	return []Fault{
 		{"new image missing", "the file doesn't exist", "the old disc", missing},
-		{"new image unreadable", "a file on a disk that fails: it can be opened, every read of its first sectors ends with EIO", "the old disc", unreadable},
+		{"new image unreadable", "a file on a disk that fails: it can be opened, and reads of its content end with EIO", "the old disc", unreadable},
 		{"new image vanishes and comes back", "the file is renamed away and back, about every 200 µs, while the change is asked for", "the old disc if the answer was an error, else the new one", vanishing},
 		{"guest holds the lock", "the guest has locked the door and keeps it; the change is asked for without force", "the old disc", locked},
 		{"guest lets go late", "as before; after the refusal the guest does what it was asked for and ejects, as udev in a Linux guest does within two seconds", "the old disc, in a closed tray", late},

@@ -34,8 +34,8 @@ type Rig struct {
 	tb    *tb
 	guest *qemutest.Guest
 	side  *qmp.Conn
-	empty int // how many block nodes QEMU has with an empty drive
-	full  int // and with a disc in
+	empty holdings // what QEMU has with an empty drive
+	full  holdings // and with a disc in
 
 	// What a fault finds besides, anew for each.
 	answered error // what the change was answered
@@ -96,13 +96,13 @@ func (r *Rig) boot(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if r.empty, err = r.nodes(ctx); err != nil {
+	if r.empty, err = r.holds(ctx); err != nil {
 		return err
 	}
 	if err := r.ask(ctx, wire.Insert, vm, r.old()); err != nil {
 		return fmt.Errorf("insert the first disc: %w", err)
 	}
-	r.full, err = r.nodes(ctx)
+	r.full, err = r.holds(ctx)
 	return err
 }
 
