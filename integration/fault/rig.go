@@ -230,31 +230,21 @@ func (r *Rig) settle(ctx context.Context, may []string) finding {
 	}
 }
 
-// prepare has OLD in a closed, unlocked drive, with nothing left of the last fault: by a
-// change where that will do, with a new machine otherwise.
+// prepare has OLD in a closed, unlocked drive, with nothing left of the last fault: by
+// changes that go well where they do, with a new machine otherwise. Two changes end
+// whatever the contender still expects of the guest.
 func (r *Rig) prepare(ctx context.Context) error {
 	_ = os.Remove(filepath.Join(r.discs, "GONE.iso")) // a run that failed has left it
-	ready := func() bool {
-		var found finding
-		err := r.tb.run(func() {
-			r.guest.Unlock()
-			found = r.look(ctx, []string{old})
-		})
-		return err == nil && found.good()
-	}
-	if r.side != nil {
-		r.untrue = ""
-		if ready() {
-			return nil
-		}
-		if err := r.change(ctx, r.old()); err == nil && ready() {
-			return nil
-		}
+	r.untrue = ""
+	var found finding
+	look := func() { found = r.look(ctx, []string{old}) }
+	if r.side != nil && r.tb.run(r.guest.Unlock) == nil && r.change(ctx, r.fresh()) == nil && r.change(ctx, r.old()) == nil &&
+		r.tb.run(look) == nil && found.good() {
+		return nil
 	}
 	if err := r.boot(ctx); err != nil {
 		return err
 	}
-	var found finding
 	if err := r.tb.run(func() { found = r.settle(ctx, []string{old}) }); err != nil {
 		return err
 	}
