@@ -98,7 +98,7 @@ func (c *comparison) fill(ctx context.Context, k contenders, vms []string) error
 			ask = one.Command()
 		}
 		for _, vm := range vms {
-			if err := ask(ctx, wire.Insert, vm, c.discs[0]); err != nil {
+			if err := ask(ctx, wire.Replace, vm, c.discs[0]); err != nil {
 				return fmt.Errorf("%s, %s: %w", one.Name(), vm, err)
 			}
 		}
