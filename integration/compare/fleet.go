@@ -185,7 +185,7 @@ func (c *comparison) usages(ctx context.Context, k contenders, n int) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("  %s with %d machines: PSS %.1f MiB, RSS %.1f MiB, %d threads, %d open files\n", one.Name(), n, u.Proportional, u.Resident, u.Threads, u.Files)
+		fmt.Printf("  %s with %d machines: RSS %.1f MiB, PSS %.1f MiB, anonymous %.1f MiB, %d threads, %d open files\n", one.Name(), n, u.Resident, u.Proportional, u.Anonymous, u.Threads, u.Files)
 		c.Usages = append(c.Usages, usage{one.Name(), n, u})
 	}
 	return nil

@@ -34,12 +34,14 @@ func TestTargets(t *testing.T) {
 		Latencies: []latency{{Name: traydAPI, Change: ms(1)}, {Name: libvirtAPI, Change: ms(10)}, {Name: trayctl, Whole: true, Change: ms(10)}, {Name: virsh, Whole: true, Change: ms(49)}},
 		AtOnce:    []atOnce{{Name: traydAPI, Took: ms(10)}, {Name: libvirtAPI, Took: ms(81)}},
 		Ready:     map[string]sample{"trayd": ms(10), "libvirt": ms(49)},
-		Usages:    []usage{{"trayd", many, peer.Usage{Proportional: 10}}, {"libvirt", many, peer.Usage{Proportional: 30}}, {"trayd", few, peer.Usage{Proportional: 99}}},
+		Usages:    []usage{{"trayd", many, peer.Usage{Resident: 10}}, {"libvirt", many, peer.Usage{Resident: 30}}, {"trayd", few, peer.Usage{Resident: 99}}},
 	}
 	var all []string
 	for _, target := range r.Targets() {
 		all = append(all, target.Reached)
 	}
+	require.Empty(t, r.Targets()[0].Why)
+	require.NotEmpty(t, r.Targets()[1].Why)
 	require.Equal(t, []string{"yes", "**no**", "yes", "–", "**no**", "yes"}, all)
 }
 

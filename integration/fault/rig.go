@@ -207,7 +207,7 @@ func (r *Rig) once(ctx context.Context, f Fault) (found finding, err error) {
 // How long is looked at what doesn't become good: until it hasn't changed for still, and no
 // longer than limit.
 const (
-	still = 2 * time.Second
+	still = time.Second
 	limit = 10 * time.Second
 )
 

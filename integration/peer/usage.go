@@ -15,6 +15,8 @@ type Usage struct {
 	Resident float64 // RSS, MiB
 	// Proportional is PSS, MiB: pages that several processes share count for each by its part.
 	Proportional float64
+	// Anonymous is what is in no file, MiB: the heap, stacks, and data that was written to.
+	Anonymous float64
 	Threads      int
 	Files        int   // open descriptors
 	Switches     int64 // voluntary context switches of all threads: each is a wake-up
@@ -42,7 +44,8 @@ func UsageOf(pid int) (Usage, error) {
 	if err != nil {
 		return u, err
 	}
-	u.Resident, u.Proportional = float64(field(rollup, "Rss:"))/1024, float64(field(rollup, "Pss:"))/1024
+	mebibytes := func(name string) float64 { return float64(field(rollup, name)) / 1024 }
+	u.Resident, u.Proportional, u.Anonymous = mebibytes("Rss:"), mebibytes("Pss:"), mebibytes("Anonymous:")
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	u.Files = len(files)
 	return u, err
