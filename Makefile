@@ -10,7 +10,7 @@ CACHE   ?= .cache
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build man test integration edge edge-test edge-shell soak demo bench lint cross install clean
+.PHONY: help deps build man test integration edge edge-test edge-shell soak demo bench compare lint cross install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,11 @@ bench: build bin/test ## the figures, side by side with the raw floor and virsh,
 	@$(GO) run -buildvcs=false ./integration/bench -bin bin
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && $(BUILD) -o $$root/usr/bin/trayd-bench ./integration/bench && \
 		bin/edge -install $$root shell trayd-bench -bin /usr/bin -only volumes
+
+COMPARE ?=
+compare: build ## trayd beside libvirt, a script and the floor: docs/comparison.md; COMPARE='-rounds 5 -faults 3 -o -' for a look (needs root)
+	@integration/install-deps compare
+	@$(GO) run -buildvcs=false ./integration/compare -bin bin $(COMPARE)
 
 lint: ## gofmt, vet, a tidy go.mod, and both architectures build
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }

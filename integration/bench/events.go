@@ -34,7 +34,7 @@ func (b *bench) events(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer d.stop()
+	defer d.Stop()
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -99,7 +99,7 @@ func (d *daemon) subscribe(ctx context.Context) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.client.Do(req)
+	return d.Client.Do(req)
 }
 
 // listenTo tells how long each event took to come here.
@@ -116,7 +116,7 @@ func listenTo(resp *http.Response, heard chan<- time.Duration) {
 
 // neverRead asks for all that has happened and reads nothing of the answer.
 func (d *daemon) neverRead() (net.Conn, error) {
-	c, err := net.Dial("unix", d.socket)
+	c, err := net.Dial("unix", d.Socket())
 	if err != nil {
 		return nil, err
 	}

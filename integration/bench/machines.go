@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/trayd/trayd/integration/peer"
 	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/qmp"
 )
@@ -44,7 +45,7 @@ func (b *bench) own(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer d.stop()
+	defer d.Stop()
 	o := &ownBench{bench: b, d: d, dir: dir}
 	for _, measure := range []func(context.Context) error{o.starts, o.images, o.memory} {
 		if err := measure(ctx); err != nil {
@@ -74,7 +75,7 @@ func (o *ownBench) ask(method, path string, in, out any) error {
 	if err != nil {
 		return err
 	}
-	resp, err := o.d.client.Do(req)
+	resp, err := o.d.Client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -318,10 +319,10 @@ func (o *ownBench) memory(context.Context) error {
 			_ = o.end(fmt.Sprintf("fleet%d", i))
 		}
 	}()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", o.d.cmd.Process.Pid))
+	u, err := peer.UsageOf(o.d.PID())
 	if err != nil {
 		return err
 	}
-	o.add("resident memory with 50 machines of its own", fmt.Sprintf("%.1f MiB", float64(field(status, "VmRSS:"))/1024), "-", "-", "24 MiB")
+	o.add("resident memory with 50 machines of its own", fmt.Sprintf("%.1f MiB", u.Resident), "-", "-", "24 MiB")
 	return nil
 }

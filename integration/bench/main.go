@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -152,5 +151,3 @@ func short(d time.Duration) string { return d.Round(max(d/1000, 100*time.Nanosec
 func ratio(a, b []time.Duration) string {
 	return fmt.Sprintf("%.2fx", float64(median(a))/float64(median(b)))
 }
-
-var errEnded = errors.New("ended before it was ready")

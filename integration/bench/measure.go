@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/state"
 )
 
@@ -28,11 +30,11 @@ func (b *bench) journal(context.Context) error {
 		return err
 	}
 	defer f.Close()
-	value := string(record)
+	value := string(peer.Record())
 	ours, bare, err := interleave(5*b.rounds,
 		func(int) error { return j.Put("drive/vm/cd0", value) },
 		func(int) error {
-			if _, err := f.Write(record); err != nil {
+			if _, err := f.Write(peer.Record()); err != nil {
 				return err
 			}
 			return unix.Fdatasync(int(f.Fd()))
@@ -60,8 +62,8 @@ func (b *bench) change(context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer d.stop()
-	floor, err := dialRaw(filepath.Join(other, "run/raw0.qmp"), filepath.Join(b.dir, "raw.log"))
+	defer d.Stop()
+	floor, err := peer.DialRaw(filepath.Join(other, "run/raw0.qmp"), filepath.Join(b.dir, "raw.log"))
 	if err != nil {
 		return err
 	}
@@ -69,13 +71,13 @@ func (b *bench) change(context.Context) error {
 		if err := d.change("ours0", b.discs[i%2]); err != nil {
 			return err
 		}
-		if err := floor.change("cd0", b.discs[i%2], fmt.Sprintf("warm-%d", i)); err != nil {
+		if err := floor.Change("cd0", b.discs[i%2], fmt.Sprintf("warm-%d", i)); err != nil {
 			return err
 		}
 	}
 	ours, bare, err := interleave(b.rounds,
 		func(i int) error { return d.change("ours0", b.discs[(i+1)%2]) },
-		func(i int) error { return floor.change("cd0", b.discs[(i+1)%2], fmt.Sprintf("trayd-bench-raw%06d", i)) })
+		func(i int) error { return floor.Change("cd0", b.discs[(i+1)%2], fmt.Sprintf("trayd-bench-raw%06d", i)) })
 	if err != nil {
 		return err
 	}
@@ -94,15 +96,15 @@ func (b *bench) command(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer d.stop()
+	defer d.Stop()
 	run := func(name string, args ...string) error {
 		if out, err := exec.Command(filepath.Join(b.bin, name), args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", name, err, out)
 		}
 		return nil
 	}
-	trayctl := func(i int) error { return run("trayctl", "--socket", d.socket, "change", "ours0", b.discs[i%2]) }
-	bare := func(i int) error { return run("bare", d.socket, "ours0", b.discs[i%2]) }
+	trayctl := func(i int) error { return run("trayctl", "--socket", d.Socket(), "change", "ours0", b.discs[i%2]) }
+	bare := func(i int) error { return run("bare", d.Socket(), "ours0", b.discs[i%2]) }
 	if err := trayctl(1); err != nil {
 		return err
 	}
@@ -113,20 +115,23 @@ func (b *bench) command(ctx context.Context) error {
 		}
 		return err
 	}
-	v, err := b.startLibvirt(ctx)
-	if err != nil {
+	v := peer.NewLibvirt(filepath.Join(b.dir, "libvirt"))
+	defer v.Close()
+	if err := v.Boot(ctx, "bench"); err != nil {
 		return fmt.Errorf("%w; without libvirt: -libvirt=false", err)
 	}
-	defer v.stop()
-	if err := v.change(b.discs[1]); err != nil {
-		return err
+	change := func(i int) error { return v.Command()(ctx, wire.Replace, "bench", b.discs[i%2]) }
+	for i := range 2 {
+		if err := change(i); err != nil {
+			return err
+		}
 	}
-	ours, virsh, err := interleave(b.rounds/4, trayctl, func(i int) error { return v.change(b.discs[i%2]) })
+	ours, virsh, err := interleave(b.rounds/4, trayctl, change)
 	if err != nil {
 		return err
 	}
 	b.add("trayctl change, whole process", spread(ours), "virsh change-media "+spread(virsh), ratio(ours, virsh), "at most 0.20x")
-	floor, virsh, err := interleave(b.rounds/4, bare, func(i int) error { return v.change(b.discs[i%2]) })
+	floor, virsh, err := interleave(b.rounds/4, bare, change)
 	if err != nil {
 		return err
 	}
@@ -160,17 +165,17 @@ func (b *bench) fleet(ctx context.Context) error {
 		if d, err = b.startTrayd(dir); err != nil {
 			return err
 		}
-		started = append(started, d.ready)
+		started = append(started, d.Ready)
 		if len(started) < 5 {
-			d.stop()
+			d.Stop()
 		}
 	}
-	defer d.stop()
+	defer d.Stop()
 	time.Sleep(3 * time.Second) // let it ask the QEMUs for their features, which the figure leaves out
-	floors := make([]*raw, many)
+	floors := make([]*peer.Raw, many)
 	for i := range floors {
 		var err error
-		if floors[i], err = dialRaw(filepath.Join(other, fmt.Sprintf("run/raw%d.qmp", i)), ""); err != nil {
+		if floors[i], err = peer.DialRaw(filepath.Join(other, fmt.Sprintf("run/raw%d.qmp", i)), ""); err != nil {
 			return err
 		}
 	}
@@ -180,7 +185,7 @@ func (b *bench) fleet(ctx context.Context) error {
 		},
 		func(round int) error {
 			return together(many, func(i int) error {
-				return floors[i].change("cd0", b.discs[round%2], fmt.Sprintf("trayd-bench-raw%06d", round))
+				return floors[i].Change("cd0", b.discs[round%2], fmt.Sprintf("trayd-bench-raw%06d", round))
 			})
 		})
 	if err != nil {
@@ -189,7 +194,7 @@ func (b *bench) fleet(ctx context.Context) error {
 	b.add(fmt.Sprintf("%d machines changed at once", many), spread(ours), "raw commands at once "+spread(bare), ratio(ours, bare), "at most 1.5x")
 	slices.Sort(started)
 	b.add(fmt.Sprintf("start to READY, %d machines attached", many), spread(started), "-", "-", "at most 100 ms")
-	d.stop() // it holds the machines' monitors
+	d.Stop() // it holds the machines' monitors
 	return b.idle(ctx, dir)
 }
 

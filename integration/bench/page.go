@@ -33,11 +33,11 @@ func (b *bench) page(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer d.stop()
+	defer d.Stop()
 	if err := d.insert("vm0", b.discs[0]); err != nil {
 		return err
 	}
-	ui := exec.Command(filepath.Join(b.bin, "trayctl"), "--socket", d.socket, "ui", "--print")
+	ui := exec.Command(filepath.Join(b.bin, "trayctl"), "--socket", d.Socket(), "ui", "--print")
 	ui.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	stdout, err := ui.StdoutPipe()
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trayd/trayd/integration/peer"
 )
 
 const (
@@ -41,8 +43,8 @@ func (b *bench) reads(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer d.stop()
-	if err := pin(d.cmd.Process.Pid, ours); err != nil {
+	defer d.Stop()
+	if err := pin(d.PID(), ours); err != nil {
 		return err
 	}
 	time.Sleep(10 * time.Second)                // it has asked the QEMUs for their features
@@ -50,14 +52,14 @@ func (b *bench) reads(ctx context.Context) error {
 	if err := b.machines(other, "raw", 1); err != nil {
 		return err
 	}
-	floor, err := dialRaw(filepath.Join(other, "run/raw0.qmp"), "")
+	floor, err := peer.DialRaw(filepath.Join(other, "run/raw0.qmp"), "")
 	if err != nil {
 		return err
 	}
 	var bare []time.Duration
 	for range b.rounds {
 		began := time.Now()
-		if _, err := floor.command(`{"execute":"query-block"}`, nil); err != nil {
+		if _, err := floor.Command(`{"execute":"query-block"}`, nil); err != nil {
 			return err
 		}
 		bare = append(bare, time.Since(began))
@@ -74,7 +76,7 @@ func (b *bench) reads(ctx context.Context) error {
 			return []string{"/v1/vms", "/v1/images", "/v1/operations", "/v1/volumes", "/v1/version", "/v1/vms/vm3", "/v1/vms/vm7/drives/cd0"}[i%7]
 		}},
 	} {
-		before, err := usageOf(d.cmd.Process.Pid)
+		before, err := peer.UsageOf(d.PID())
 		if err != nil {
 			return err
 		}
@@ -82,11 +84,11 @@ func (b *bench) reads(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		after, err := usageOf(d.cmd.Process.Pid)
+		after, err := peer.UsageOf(d.PID())
 		if err != nil {
 			return err
 		}
-		p99, cpu := took[len(took)*99/100], (after.cpu-before.cpu)/time.Duration(len(took))
+		p99, cpu := took[len(took)*99/100], (after.CPU-before.CPU)/time.Duration(len(took))
 		b.add(fmt.Sprintf("%d reads a second: %s", readRate, m.what), fmt.Sprintf("p50 %s, p99 %s, CPU %s each", short(median(took)), short(p99), short(cpu)),
 			"query-block on a raw monitor "+spread(bare), "-", "p99 below 20 ms on one core")
 	}
@@ -166,7 +168,7 @@ func (d *daemon) read(ctx context.Context, path func(int) string) ([]time.Durati
 }
 
 func (d *daemon) get(path string) error {
-	resp, err := d.client.Get("http://trayd" + path)
+	resp, err := d.Client.Get("http://trayd" + path)
 	if err != nil {
 		return err
 	}

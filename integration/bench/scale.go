@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/trayd/trayd/integration/peer"
 )
 
 const (
@@ -53,14 +55,14 @@ func (b *bench) scaleTo(ctx context.Context, n int) (err error) {
 		return err
 	}
 	all := time.Since(began)
-	up, err := usageOf(d.cmd.Process.Pid)
+	up, err := peer.UsageOf(d.PID())
 	if err != nil {
 		return err
 	}
 	add := func(what, ours, target string) {
 		b.add(fmt.Sprintf("%d machines: %s", n, what), ours, "-", "-", target)
 	}
-	add("start", fmt.Sprintf("ready %s, all attached %s, CPU %s", short(ready), short(all), short(up.cpu)), "reported")
+	add("start", fmt.Sprintf("ready %s, all attached %s, CPU %s", short(ready), short(all), short(up.CPU)), "reported")
 	if err := d.settle(ctx); err != nil {
 		return err
 	}
@@ -107,7 +109,7 @@ func (b *bench) endFrom(n int) {
 func (d *daemon) attached(ctx context.Context, n int) error {
 	want := fmt.Sprintf("\ntrayd_monitors_up %d\n", n)
 	for ctx.Err() == nil {
-		resp, err := d.client.Get("http://trayd/metrics")
+		resp, err := d.Client.Get("http://trayd/metrics")
 		if err != nil {
 			return err
 		}
@@ -125,13 +127,13 @@ func (d *daemon) attached(ctx context.Context, n int) error {
 // their features.
 func (d *daemon) settle(ctx context.Context) error {
 	for ctx.Err() == nil {
-		before, err := usageOf(d.cmd.Process.Pid)
+		before, err := peer.UsageOf(d.PID())
 		if err != nil {
 			return err
 		}
 		time.Sleep(time.Second)
-		after, err := usageOf(d.cmd.Process.Pid)
-		if err != nil || after.cpu-before.cpu < 10*time.Millisecond {
+		after, err := peer.UsageOf(d.PID())
+		if err != nil || after.CPU-before.CPU < 10*time.Millisecond {
 			return err
 		}
 	}
@@ -139,8 +141,8 @@ func (d *daemon) settle(ctx context.Context) error {
 }
 
 func (b *bench) scaleIdle(ctx context.Context, d *daemon, add func(what, ours, target string)) error {
-	pid := d.cmd.Process.Pid
-	before, err := usageOf(pid)
+	pid := d.PID()
+	before, err := peer.UsageOf(pid)
 	if err != nil {
 		return err
 	}
@@ -149,19 +151,11 @@ func (b *bench) scaleIdle(ctx context.Context, d *daemon, add func(what, ours, t
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	after, err := usageOf(pid)
+	after, err := peer.UsageOf(pid)
 	if err != nil {
 		return err
 	}
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		return err
-	}
-	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return err
-	}
-	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", after.resident, len(files), len(threads), (after.cpu-before.cpu).Seconds()/idleFor.Seconds()*100), "reported")
+	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", after.Resident, after.Files, after.Threads, (after.CPU-before.CPU).Seconds()/idleFor.Seconds()*100), "reported")
 	return nil
 }
 

@@ -50,7 +50,7 @@ func (b *bench) volumes(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer d.stop()
+	defer d.Stop()
 	took := map[string][]time.Duration{}
 	for range b.rounds / 5 {
 		for _, medium := range []string{b.discs[0], "lvm:bench/disc", "dm:disc"} {

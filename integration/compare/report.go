@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	_ "embed"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/trayd/trayd/integration/fault"
+	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/internal/qemutest"
+)
+
+//go:embed comparison.md.tmpl
+var reportText string
+
+// report is what the template shows.
+type report struct {
+	Machine              []string // what it ran on and with
+	Rounds, Runs, Others int
+	Latencies            []latency
+	Pipe                 sample
+	AtOnce               []atOnce
+	Durable              []durable
+	Ready                map[string]sample
+	Usages               []usage
+	Installed            []install
+	Faults               []faultRow
+}
+
+type latency struct {
+	Name                  string
+	Whole                 bool
+	Insert, Change, Eject sample
+}
+
+type atOnce struct {
+	Name  string
+	Whole bool
+	Took  sample
+}
+
+type durable struct {
+	Name           string
+	Syncs, Renames float64
+}
+
+type usage struct {
+	Name     string
+	Machines int
+	peer.Usage
+}
+
+type faultRow struct {
+	Contender string
+	fault.Fault
+	fault.Count
+}
+
+// machineLine says on what is measured, and with which versions.
+func machineLine(ctx context.Context, bin string) ([]string, error) {
+	var lines []string
+	for _, cmd := range [][]string{
+		{qemutest.Binary(), "--version"}, {"libvirtd", "--version"}, {filepath.Join(bin, "trayd"), "version"}, {"bash", "--version"}, {"socat", "-V"}, {"uname", "-sr"},
+	} {
+		out, err := exec.CommandContext(ctx, cmd[0], cmd[1:]...).Output()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w (run integration/install-deps compare)", cmd[0], err)
+		}
+		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		if cmd[0] == "socat" { // the first line is who wrote it
+			_, line, _ = strings.Cut(string(out), "\n")
+			line, _, _ = strings.Cut(line, " on ")
+		}
+		lines = append(lines, line)
+	}
+	return append(lines, fmt.Sprintf("%d processors; machines under software emulation, whose processor halts: what is measured is the host's work", runtime.NumCPU())), nil
+}
+
+// write writes the whole file.
+func (c *comparison) write() error {
+	text, err := c.render()
+	if err != nil {
+		return err
+	}
+	if c.out == "-" {
+		fmt.Print(text)
+		return nil
+	}
+	return os.WriteFile(c.out, []byte(text), 0o644)
+}
+
+func (r *report) render() (string, error) {
+	t, err := template.New("comparison").Funcs(template.FuncMap{"oneOf": func(all []string, sep string) string { return strings.Join(all, sep) }}).Parse(reportText)
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, r)
+	return b.String(), err
+}
+
+// Persistent and Commands are the latencies of the two kinds.
+func (r *report) Persistent() []latency { return r.kind(false) }
+
+// Commands are those of whole commands.
+func (r *report) Commands() []latency { return r.kind(true) }
+
+func (r *report) kind(whole bool) []latency {
+	return slices.DeleteFunc(slices.Clone(r.Latencies), func(l latency) bool { return l.Whole != whole })
+}
+
+// Tail is the slowest change of a hundred, where there were so many.
+func (l latency) Tail() string {
+	const enough = 100
+	if len(l.Change) < enough {
+		return "–"
+	}
+	return short(l.Change.at(0.99))
+}
+
+// PipeMedian is what the pipe to the Python program adds.
+func (r *report) PipeMedian() string { return short(r.Pipe.median()) }
+
+// Target is one figure that trayd has to reach, against libvirt's in the same run. Why says
+// what stands in its way, where it isn't reached.
+type Target struct{ What, Figure, Wanted, Reached, Why string }
+
+// Targets are all of them, with those that are only told.
+func (r *report) Targets() []Target {
+	change := func(name string) float64 {
+		i := slices.IndexFunc(r.Latencies, func(l latency) bool { return l.Name == name })
+		return seconds(i, func() time.Duration { return r.Latencies[i].Change.median() })
+	}
+	at := func(name string) float64 {
+		i := slices.IndexFunc(r.AtOnce, func(a atOnce) bool { return a.Name == name })
+		return seconds(i, func() time.Duration { return r.AtOnce[i].Took.median() })
+	}
+	memory := func(name string) (u usage) {
+		if i := slices.IndexFunc(r.Usages, func(u usage) bool { return u.Name == name && u.Machines == many }); i >= 0 {
+			u = r.Usages[i]
+		}
+		return u
+	}
+	ready := func(name string) float64 { return r.Ready[name].median().Seconds() }
+	ours, theirs := memory("trayd"), memory("libvirt")
+	return []Target{
+		faster("change over a connection that stays", change(traydAPI), change(libvirtAPI), 10,
+			fmt.Sprintf("the floor itself is %.1f times faster than libvirt; trayd's two durable writes come on top", change(libvirtAPI)/change(floorAPI))),
+		faster("change by a command", change(trayctl), change(virsh), 5,
+			fmt.Sprintf("the shell script, which does nothing but the change, is %.1f times faster than virsh", change(virsh)/change(script))),
+		faster(fmt.Sprintf("%d machines at once, over connections that stay", many), at(traydAPI), at(libvirtAPI), 8,
+			fmt.Sprintf("the floor itself is %.1f times faster than libvirt: most of the time is QEMU's", at(libvirtAPI)/at(floorAPI))),
+		faster(fmt.Sprintf("%d machines at once, by commands", many), at(trayctl), at(virsh), 0, ""),
+		faster(fmt.Sprintf("start to ready with %d machines", many), ready("trayd"), ready("libvirt"), 5,
+			fmt.Sprintf("trayd has asked %d QEMUs what is in by then, as libvirt has", many)),
+		share(fmt.Sprintf("resident memory (RSS) with %d machines", many), ours.Resident, theirs.Resident, 3,
+			fmt.Sprintf("%.1f MiB of trayd's are pages of its own program, which the kernel can drop", ours.Resident-ours.Anonymous)),
+	}
+}
+
+func seconds(i int, of func() time.Duration) float64 {
+	if i < 0 {
+		return 0
+	}
+	return of().Seconds()
+}
+
+// faster is a target of so many times faster; 0 is one that is only told.
+func faster(what string, ours, theirs, times float64, why string) Target {
+	t := Target{What: what, Figure: "–", Wanted: "–", Reached: "–"}
+	if ours > 0 {
+		t.Figure = fmt.Sprintf("%.1f times faster", theirs/ours)
+	}
+	if times > 0 {
+		t.Wanted = fmt.Sprintf("at least %.0f times", times)
+		t.reach(theirs >= times*ours, why)
+	}
+	return t
+}
+
+// share is a target of at most a part.
+func share(what string, ours, theirs, part float64, why string) Target {
+	t := Target{What: what, Figure: "–", Wanted: fmt.Sprintf("at most 1/%.0f", part)}
+	if ours > 0 {
+		t.Figure = fmt.Sprintf("1/%.1f", theirs/ours)
+	}
+	t.reach(ours*part <= theirs, why)
+	return t
+}
+
+func (t *Target) reach(ok bool, why string) {
+	t.Reached = "yes"
+	if !ok {
+		t.Reached, t.Why = "**no**", why
+	}
+}
+
+// FaultNames are the faults in their order.
+func (r *report) FaultNames() []fault.Fault { return fault.All() }
+
+// Outcome is one contender's cell of one fault.
+func (r *report) Outcome(name, contender string) string {
+	i := slices.IndexFunc(r.Faults, func(f faultRow) bool { return f.Name == name && f.Contender == contender })
+	if i < 0 {
+		return "–"
+	}
+	f := r.Faults[i]
+	status := fmt.Sprint(f.True)
+	if f.Silent {
+		status = "none"
+	}
+	return fmt.Sprintf("%d · %s · %d of %d", f.Kept, status, f.Clean, f.Count.Runs)
+}
+
+// Notes are what was found wrong in a contender's runs, the most frequent first.
+func (r *report) Notes(contender string) []string {
+	var notes []string
+	for _, f := range r.Faults {
+		if f.Contender != contender || len(f.Notes) == 0 {
+			continue
+		}
+		all := slices.SortedFunc(maps.Keys(f.Notes), func(a, b string) int {
+			return cmp.Or(cmp.Compare(f.Notes[b], f.Notes[a]), strings.Compare(a, b))
+		})
+		for i, n := range all {
+			all[i] = fmt.Sprintf("%s (%d)", n, f.Notes[n])
+		}
+		notes = append(notes, f.Name+": "+strings.Join(all, "; "))
+	}
+	return notes
+}
+
+// MB is the installed size.
+func (i install) MB() string { return fmt.Sprintf("%.0f MB", float64(i.Size)/1e6) }
+
+// RSS, PSS and Heap are a daemon's memory.
+func (u usage) RSS() string { return mebibytes(u.Resident) }
+
+// PSS is its part of what it shares.
+func (u usage) PSS() string { return mebibytes(u.Proportional) }
+
+// Heap is what is in no file.
+func (u usage) Heap() string { return mebibytes(u.Anonymous) }
+
+func mebibytes(n float64) string { return fmt.Sprintf("%.1f MiB", n) }
+
+// Who are those of the table of faults.
+func (*report) Who() []string { return []string{"trayd", "libvirt", "script"} }

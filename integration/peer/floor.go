@@ -1,0 +1,80 @@
+package peer
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/trayd/trayd/internal/wire"
+)
+
+// Floor is what no program can do without: the commands themselves over a connection that
+// stays, with nothing made durable and nothing remembered.
+type Floor struct {
+	fleet
+	conns map[string]*Raw
+	nodes atomic.Int64
+}
+
+// NewFloor is a contender whose machines' sockets lie beneath dir, a short path.
+func NewFloor(dir string) *Floor {
+	return &Floor{fleet: newFleet(dir), conns: make(map[string]*Raw)}
+}
+
+// Name implements Contender.
+func (*Floor) Name() string { return "floor" }
+
+// Boot implements Contender.
+func (f *Floor) Boot(ctx context.Context, names ...string) error {
+	if err := f.boot(ctx, names...); err != nil {
+		return err
+	}
+	for _, name := range names {
+		conn, err := DialRaw(f.Machine(name).Monitor, "")
+		if err != nil {
+			return err
+		}
+		f.conns[name] = conn
+	}
+	return nil
+}
+
+// Persistent implements Contender.
+func (f *Floor) Persistent() Ask {
+	return func(_ context.Context, verb, vm, disc string) error {
+		switch verb {
+		case wire.Insert, wire.Replace:
+			return f.conns[vm].Change(driveID, disc, fmt.Sprintf("floor-%06d", f.nodes.Add(1)))
+		case wire.Eject:
+			return f.conns[vm].Eject(driveID)
+		default:
+			return errVerb(verb)
+		}
+	}
+}
+
+// Command implements Contender: there is none.
+func (*Floor) Command() Ask { return nil }
+
+// Says implements Contender.
+func (*Floor) Says(context.Context) (map[string]Status, error) { return nil, ErrNoStatus }
+
+// Kill implements Contender: nothing stays.
+func (*Floor) Kill() {}
+
+// Start implements Contender.
+func (*Floor) Start(context.Context) error { return nil }
+
+// PID implements Contender.
+func (*Floor) PID() int { return 0 }
+
+// Left implements Contender.
+func (*Floor) Left(context.Context) ([]string, error) { return nil, nil }
+
+// Close implements Contender.
+func (f *Floor) Close() {
+	for _, c := range f.conns {
+		_ = c.Close() // nothing is on its way
+	}
+	f.close()
+}
