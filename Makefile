@@ -10,7 +10,7 @@ CACHE   ?= .cache
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build man test unit here edge integration matrix edge-test edge-shell soak demo bench lint cross install clean
+.PHONY: help deps build man test unit here edge integration matrix edge-test edge-shell soak demo bench lint cross vuln fuzz install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,7 +92,8 @@ ON_QEMU = $(filter-out ./integration $(ANY_PKG),$(shell grep -rlE 'qemutest\.|qe
 
 unit: ## the unit tests, with the race detector: QEMU=bullseye
 unit $(SUITES:%=unit-%): bin/test
-	$(call gotest,unit,$(if $(QEMU),-count=1 -timeout 15m $(ON_QEMU),-race -timeout 15m ./...))
+	$(call gotest,unit,$(if $(QEMU),-count=1 -timeout 15m $(ON_QEMU),-race -coverprofile $(CACHE)/unit.cover -timeout 15m ./...))
+	@$(if $(QEMU),,integration/coverage $(CACHE)/unit.cover)
 
 here $(SUITES:%=here-%): build bin/test
 	$(call gotest,integration,-count=1 -timeout 25m -tags integration $(LESS) ./integration/...)
@@ -134,16 +135,33 @@ bench: build bin/test ## the figures, side by side with the raw floor and virsh,
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && $(BUILD) -o $$root/usr/bin/trayd-bench ./integration/bench && \
 		bin/edge -install $$root shell trayd-bench -bin /usr/bin -only volumes
 
-lint: ## gofmt, vet, a tidy go.mod, and both architectures build
+# By version, and not as tools of go.mod: that lists what trayd is made of.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+lint: ## gofmt, vet, staticcheck, a tidy go.mod, and all architectures build
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags integration,failpoints,edge ./...
 	$(GO) vet -tags man ./cmd/...
 	$(GO) mod tidy -diff
-	@$(MAKE) --no-print-directory cross
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) -tags integration,failpoints,edge ./...
+	@$(MAKE) --no-print-directory cross vuln
 
-cross:
-	@for arch in amd64 arm64; do echo "GOARCH=$$arch go build"; for program in trayd trayctl; do CGO_ENABLED=0 GOARCH=$$arch $(GO) build -buildvcs=false -o /dev/null ./cmd/$$program || exit 1; done; done
+cross: ## trayd and trayctl for each architecture, thrown away
+	GOARCH=arm64 $(GO) vet ./...
+	@for arch in amd64 arm64 riscv64; do echo "GOARCH=$$arch go build"; for program in trayd trayctl; do CGO_ENABLED=0 GOARCH=$$arch $(GO) build -buildvcs=false -o /dev/null ./cmd/$$program || exit 1; done; done
+
+# Its data is on the network; without that there is one line that says so.
+vuln: ## known vulnerabilities in what trayd is made of, as far as they can be looked up
+	@said=$$($(GO) run $(GOVULNCHECK) ./cmd/... 2>&1) && echo "govulncheck: none" || case $$said in \
+		*"fetching vulnerabilities"*) echo "not checked: known vulnerabilities; govulncheck can't reach its data" ;; \
+		*) echo "$$said"; exit 1 ;; esac
+
+FUZZTIME ?= 1m
+fuzz: ## every Fuzz function for FUZZTIME=1m, two at a time
+	@integration/fuzz $(FUZZTIME) $(CACHE)/fuzz
 
 install: ## into $(DESTDIR)/usr: both programs, the units, the group; /etc/trayd
 	install -d -m 755 $(DESTDIR)/etc/trayd

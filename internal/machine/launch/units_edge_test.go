@@ -148,11 +148,6 @@ func (h *host) soon(what string, f func() bool) {
 	require.Eventually(h.t, f, 30*time.Second, 20*time.Millisecond, what)
 }
 
-func (h *host) property(name, property string) string {
-	h.t.Helper()
-	return h.tool("systemctl", "show", "--value", "--property="+property, Unit(name))
-}
-
 func (h *host) running(name string) int {
 	h.t.Helper()
 	s, err := h.trayd("state", name)
