@@ -74,6 +74,7 @@ test: lint ## everything: unit tests, real QEMUs, real guests, real systemd (nee
 	@failed=0; \
 	$(MAKE) --no-print-directory unit || failed=1; \
 	$(TWO) edge here $(if $(QEMU),,$(OTHERS:%=unit-%) $(OTHERS:%=here-%)) || failed=1; \
+	$(if $(QEMU),,$(MAKE) --no-print-directory fuzz FUZZTIME=30s || failed=1;) \
 	$(GO) run -buildvcs=false ./integration/report -table $(foreach p,unit integration edge,$(CACHE)/$(p)$(AT).json \
 		$(if $(QEMU),,$(if $(filter-out edge,$(p)),$(OTHERS:%=$(CACHE)/$(p)-%.json)))) && exit $$failed
 
@@ -119,7 +120,7 @@ SOAK ?= 10m
 VMS  ?= 50
 SEED ?= 0
 soak: export CGO_ENABLED = 0
-soak: bin/host ## for SOAK=10m, VMS=50 machines share volumes while trayd and machines are killed; SEED=N again
+soak: bin/host$(AT) ## for SOAK=10m, VMS=50 machines share volumes while trayd and machines are killed; SEED=N again
 	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED)
 
 edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed
