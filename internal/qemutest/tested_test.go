@@ -28,7 +28,7 @@ func TestTested(t *testing.T) {
 	fails := &failing{TB: t}
 	func() {
 		defer func() { _ = recover() }()
-		RequireTested(fails, "/usr/bin/another")
+		RequireTested(fails, "/elsewhere/bin/another")
 	}()
 	require.True(t, fails.failed)
 }
