@@ -6,9 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -30,7 +28,6 @@ func TestVersions(t *testing.T) {
 		"missing":    wordsOfMissing,
 		"picture":    formatsOfPictures,
 		"reset":      eventsOfReset,
-		"socket":     socketAtTheEnd,
 	}
 	said, known := documented(t, qemutest.Version(t, qemutest.Binary()))
 	for name, measure := range measures {
@@ -251,18 +248,4 @@ func eventsOfReset(t *testing.T) string {
 	}
 	require.False(t, s.TrayOpen, "a reset closes it")
 	return fmt.Sprint(len(trayEvents(events)))
-}
-
-// socketAtTheEnd: at one that is left nobody listens, which says the same.
-func socketAtTheEnd(t *testing.T) string {
-	vm, conn, _ := machineWith(t)
-	require.NoError(t, conn.Execute(t.Context(), "quit", nil, nil))
-	<-conn.Done()
-	require.Eventually(t, func() bool { return errors.Is(syscall.Kill(vm.PID(), 0), syscall.ESRCH) }, 10*time.Second, 5*time.Millisecond)
-	_, err := qmp.Dial(t.Context(), vm.Socket, nil)
-	require.Error(t, err)
-	if _, err := os.Lstat(vm.Socket); err == nil {
-		return "left"
-	}
-	return "removed"
 }
