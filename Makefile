@@ -10,7 +10,7 @@ CACHE   ?= .cache
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build man test integration edge edge-test edge-shell soak demo bench compare lint cross install clean
+.PHONY: help deps build man test unit here edge integration matrix edge-test edge-shell soak demo bench compare lint cross vuln fuzz install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,75 +32,142 @@ bin/test: deps
 	$(BUILD) -o bin/ ./integration/guestinit ./integration/edge
 .PHONY: bin/test
 
+# QEMU= is the QEMU under test: a path, or a Debian suite whose QEMU integration/qemu-of
+# unpacks. Without it, it is this host's own, and everything is run. With it, what has
+# nothing to do with QEMU is left out: integration/any-qemu says what. (An emulated host
+# takes a suite's only.)
+#   make integration QEMU=bullseye
+QEMU   ?=
+SUITES ?= bullseye bookworm trixie sid
+ON      = $(if $(QEMU),integration/qemu-of $(QEMU))
+AT      = $(if $(QEMU),-$(notdir $(QEMU)))
+ANY     = $(shell awk '/^Test/ { print $$1 }' integration/any-qemu | paste -sd'|')
+ANY_PKG = $(shell awk '/^\.\// { print $$1 }' integration/any-qemu)
+LESS    = $(if $(QEMU),-skip '^($(ANY))$$')
+# Each part exists once more for each suite, as unit-bullseye.
+PARTS   = unit here edge
+$(foreach suite,$(SUITES),$(eval %-$(suite): QEMU = $(suite)))
+.PHONY: $(foreach suite,$(SUITES),$(PARTS:%=%-$(suite)))
+
 # What an edge host has installed when tests run in it.
 bin/host: build bin/test
 	@rm -rf $@ && $(MAKE) -s install DESTDIR=$(CURDIR)/$@ && cp bin/trayd-failpoints $@/usr/bin/
 .PHONY: bin/host
 
+bin/host-%: bin/host
+	@rm -rf $@ && cp -a bin/host $@ && integration/qemu-of --into $@ $*
+.PRECIOUS: bin/host-%
+
 # Both must be content: go test, and the report, which counts a skipped test as failed.
 # $(call gotest,NAME,ARGUMENTS OF go test)
 define gotest
 	@mkdir -p $(CACHE)
-	$(GO) test -json $(2) > $(CACHE)/$(1).json; status=$$?; \
-		$(GO) run -buildvcs=false ./integration/report $(CACHE)/$(1).json && exit $$status
+	$(ON) $(GO) test -json $(2) > $(CACHE)/$(1)$(AT).json; status=$$?; \
+		$(GO) run -buildvcs=false ./integration/report $(CACHE)/$(1)$(AT).json && exit $$status
 endef
 
-test: lint build bin/test ## everything: unit tests, real QEMU, a real guest, real systemd (needs root)
-	$(call gotest,unit,-race -timeout 15m ./...)
-	$(MAKE) integration
+# At most two parts at a time: most of them keep one processor busy. What one prints comes
+# in one piece, when it has ended; a failure leaves the others running.
+TWO = $(MAKE) --no-print-directory -j2 -k --output-sync=target
 
-integration: build bin/test ## only what needs a guest, a crash, or systemd (needs root)
-	$(call gotest,integration,-count=1 -timeout 25m -tags integration ./integration/...)
-	$(MAKE) edge
+test: lint ## everything: unit tests, real QEMUs, real guests, real systemd (needs root)
+	@failed=0; \
+	$(MAKE) --no-print-directory unit || failed=1; \
+	$(TWO) edge here $(if $(QEMU),,$(OTHERS:%=unit-%) $(OTHERS:%=here-%)) || failed=1; \
+	$(if $(QEMU),,$(MAKE) --no-print-directory fuzz FUZZTIME=30s || failed=1;) \
+	$(GO) run -buildvcs=false ./integration/report -table $(foreach p,unit integration edge,$(CACHE)/$(p)$(AT).json \
+		$(if $(QEMU),,$(if $(filter-out edge,$(p)),$(OTHERS:%=$(CACHE)/$(p)-%.json)))) && exit $$failed
+
+# What CI runs besides this host's own QEMU: the oldest, and the newest.
+OTHERS ?= bullseye sid
+
+integration: ## only what needs a guest, a crash, or systemd (needs root): QEMU=bullseye
+	@$(TWO) here $(if $(findstring /,$(QEMU)),,edge)
+
+matrix: ## the same and the unit tests on the QEMU of each of SUITES="bullseye bookworm trixie sid"
+	@failed=0; for suite in $(SUITES); do $(TWO) edge-$$suite unit-$$suite here-$$suite || failed=1; done; \
+	$(GO) run -buildvcs=false ./integration/report -table $(foreach suite,$(SUITES),$(foreach p,unit integration edge,$(CACHE)/$(p)-$(suite).json)) && exit $$failed
+
+# The packages whose tests run a QEMU or its tools.
+ON_QEMU = $(filter-out ./integration $(ANY_PKG),$(shell grep -rlE 'qemutest\.|qemu-img|qemu-system' --include='*_test.go' . | xargs dirname | sort -u))
+
+unit: ## the unit tests, with the race detector: QEMU=bullseye
+unit $(SUITES:%=unit-%): bin/test
+	$(call gotest,unit,$(if $(QEMU),-count=1 -timeout 15m $(ON_QEMU),-race -coverprofile $(CACHE)/unit.cover -timeout 15m ./...))
+	@$(if $(QEMU),,integration/coverage $(CACHE)/unit.cover)
+
+here $(SUITES:%=here-%): build bin/test
+	$(call gotest,integration,-count=1 -timeout 25m -tags integration $(LESS) ./integration/...)
 
 # Tests in files with the build tag edge run inside an edge host, one package at a time:
 # it has two processors, as a machine of CI has.
-# trayd of this checkout is installed there.
-EDGE          = -count=1 -p 1 -timeout 25m -tags edge -exec '$(CURDIR)/bin/edge -install $(CURDIR)/bin/host exec'
-EDGE_PACKAGES = $(shell grep -rl '^//go:build edge$$' --include='*_test.go' . | xargs dirname | sort -u)
-edge edge-test: export CGO_ENABLED = 0
+# trayd of this checkout is installed there, and the QEMU under test.
+EDGE          = -count=1 -p 1 -timeout 25m -tags edge -exec '$(CURDIR)/bin/edge -install $(CURDIR)/bin/host$(AT) exec' $(LESS)
+EDGE_PACKAGES = $(filter-out $(if $(QEMU),$(ANY_PKG)),$(shell grep -rl '^//go:build edge$$' --include='*_test.go' . | xargs dirname | sort -u))
 
-edge: bin/host
+edge edge-test $(SUITES:%=edge-%): export CGO_ENABLED = 0
+edge edge-test: bin/host$(AT)
+$(SUITES:%=edge-%): edge-%: bin/host-%
+
+edge $(SUITES:%=edge-%): ON =
+edge $(SUITES:%=edge-%):
 	$(call gotest,edge,$(EDGE) $(EDGE_PACKAGES))
 
-edge-test: bin/host ## tests with the build tag edge: PKG=./integration RUN=TestVolumes
+edge-test: ## tests with the build tag edge: PKG=./integration RUN=TestVolumes
 	$(GO) test $(EDGE) -v $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(EDGE_PACKAGES))
 
 SOAK ?= 10m
 VMS  ?= 0
 SEED ?= 0
 soak: export CGO_ENABLED = 0
-soak: bin/host ## for SOAK=10m, VMS=N machines (as many as fit) share discs while trayd, machines, downloads are killed; SEED=N again
+soak: bin/host$(AT) ## for SOAK=10m, VMS=N machines (as many as fit) share discs while trayd, machines, downloads are killed; SEED=N again
 	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED)
 
 edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && bin/edge -install $$root shell $(RUN)
 
 demo: build bin/test ## a minute with a real guest: insert, change, a broken disc, kill -9, eject
-	@$(GO) run -buildvcs=false ./integration/demo -bin bin -cache $(CACHE)
+	@$(ON) $(GO) run -buildvcs=false ./integration/demo -bin bin -cache $(CACHE)
 
 bench: build bin/test ## the figures, side by side with the raw floor and virsh, as ratios of one run
 	@integration/install-deps bench
 	$(BUILD) -o bin/ ./integration/bench/bare
-	@$(GO) run -buildvcs=false ./integration/bench -bin bin
+	@$(ON) $(GO) run -buildvcs=false ./integration/bench -bin bin
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && $(BUILD) -o $$root/usr/bin/trayd-bench ./integration/bench && \
 		bin/edge -install $$root shell trayd-bench -bin /usr/bin -only volumes
 
 COMPARE ?=
 compare: build ## trayd beside libvirt, a script and the floor: docs/comparison.md; COMPARE='-rounds 5 -faults 3 -o -' for a look (needs root)
 	@integration/install-deps compare
-	@$(GO) run -buildvcs=false ./integration/compare -bin bin $(COMPARE)
+	@$(ON) $(GO) run -buildvcs=false ./integration/compare -bin bin $(COMPARE)
 
-lint: ## gofmt, vet, a tidy go.mod, and both architectures build
+# By version, and not as tools of go.mod: that lists what trayd is made of.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+lint: ## gofmt, vet, staticcheck, a tidy go.mod, and all architectures build
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags integration,failpoints,edge ./...
 	$(GO) vet -tags man ./cmd/...
 	$(GO) mod tidy -diff
-	@$(MAKE) --no-print-directory cross
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) -tags integration,failpoints,edge ./...
+	@$(MAKE) --no-print-directory cross vuln
 
-cross:
-	@for arch in amd64 arm64; do echo "GOARCH=$$arch go build"; for program in trayd trayctl; do CGO_ENABLED=0 GOARCH=$$arch $(GO) build -buildvcs=false -o /dev/null ./cmd/$$program || exit 1; done; done
+cross: ## trayd and trayctl for each architecture, thrown away
+	GOARCH=arm64 $(GO) vet ./...
+	@for arch in amd64 arm64 riscv64; do echo "GOARCH=$$arch go build"; for program in trayd trayctl; do CGO_ENABLED=0 GOARCH=$$arch $(GO) build -buildvcs=false -o /dev/null ./cmd/$$program || exit 1; done; done
+
+# Its data is on the network; without that there is one line that says so.
+vuln: ## known vulnerabilities in what trayd is made of, as far as they can be looked up
+	@said=$$($(GO) run $(GOVULNCHECK) ./cmd/... 2>&1) && echo "govulncheck: none" || case $$said in \
+		*"fetching vulnerabilities"*) echo "not checked: known vulnerabilities; govulncheck can't reach its data" ;; \
+		*) echo "$$said"; exit 1 ;; esac
+
+FUZZTIME ?= 1m
+fuzz: ## every Fuzz function for FUZZTIME=1m, two at a time
+	@integration/fuzz $(FUZZTIME) $(CACHE)/fuzz
 
 install: ## into $(DESTDIR)/usr: both programs, the units, the group; /etc/trayd
 	install -d -m 755 $(DESTDIR)/etc/trayd

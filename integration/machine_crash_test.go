@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trayd/trayd/internal/qemutest"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -143,8 +144,8 @@ func TestMachineWhoseQEMUDies(t *testing.T) {
 		t.Run(after, func(t *testing.T) {
 			r := newRig(t)
 			r.qemu = filepath.Join(r.dir, "qemu")
-			const dies = "#!/bin/sh\n(exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&-; sleep %s; kill -9 $$) >/dev/null 2>&1 &\nexec qemu-system-x86_64 \"$@\"\n"
-			require.NoError(t, os.WriteFile(r.qemu, fmt.Appendf(nil, dies, after), 0o755))
+			const dies = "#!/bin/sh\n(exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&-; sleep %s; kill -9 $$) >/dev/null 2>&1 &\nexec %s \"$@\"\n"
+			require.NoError(t, os.WriteFile(r.qemu, fmt.Appendf(nil, dies, after, qemutest.Binary()), 0o755))
 			disc := r.disc("BOOT")
 			r.start("")
 			r.ready()
@@ -155,7 +156,7 @@ func TestMachineWhoseQEMUDies(t *testing.T) {
 				require.Contains(t, got.stderr, "next: ")
 			}
 			require.Eventually(t, func() bool { return len(r.qemus()) == 0 }, 10*time.Second, 20*time.Millisecond)
-			require.NoError(t, os.WriteFile(r.qemu, []byte("#!/bin/sh\nexec qemu-system-x86_64 \"$@\"\n"), 0o755))
+			require.NoError(t, os.WriteFile(r.qemu, []byte("#!/bin/sh\nexec "+qemutest.Binary()+" \"$@\"\n"), 0o755))
 			r.must("vm", "start", "m")
 			r.whole()
 			require.Equal(t, disc, r.driveStatus("m/cd0").Medium.Name)

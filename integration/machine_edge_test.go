@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trayd/trayd/internal/qemutest"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -55,7 +56,7 @@ func TestUnitRunsMachines(t *testing.T) {
 	r := unitRig(t, "ONE", "TWO")
 	require.NoError(t, os.Symlink("/run/trayd/api.sock", r.socket()))
 	tools := filepath.Join(r.dir, "tools") // what they were run with
-	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "qemu-img"), []byte("#!/bin/sh\ngrep CapEff /proc/self/status >>/var/lib/trayd/tools\nexec qemu-img \"$@\"\n"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "qemu-img"), []byte("#!/bin/sh\ngrep CapEff /proc/self/status >>/var/lib/trayd/tools\nexec "+qemutest.Image()+" \"$@\"\n"), 0o755))
 	r.qemuImg = filepath.Join(r.dir, "qemu-img")
 	r.configure("/etc/trayd/trayd.toml", "/var/lib/trayd")
 	t.Cleanup(func() { tool(t, "systemctl", "stop", "trayd.socket", "trayd.service") })

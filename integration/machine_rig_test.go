@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trayd/trayd/internal/qemutest"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -48,13 +49,15 @@ func (r *rig) qemus() map[string]int {
 		if err != nil || !bytes.Contains(line, []byte(r.machinesRun()+"/")) {
 			continue
 		}
-		if exe, err := os.Readlink(filepath.Join("/proc", p.Name(), "exe")); err != nil || !strings.HasPrefix(filepath.Base(exe), "qemu-system") {
+		exe, err := os.Readlink(filepath.Join("/proc", p.Name(), "exe"))
+		if err != nil || !strings.HasPrefix(filepath.Base(exe), "qemu-system") {
 			continue
 		}
 		args := strings.Split(string(line), "\x00")
 		if i := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "guest=") }); i >= 0 {
 			name := strings.TrimPrefix(args[i], "guest=")
 			require.Zero(r.t, all[name], "two processes of machine %s", name)
+			qemutest.RequireTested(r.t, exe)
 			all[name] = pid
 		}
 	}

@@ -38,8 +38,8 @@ type rig struct {
 	extra   string // more lines of the [tray] section
 	api     string // more lines of the [api] section
 	limit   string // command_timeout
-	qemuImg string // in place of qemu-img
-	qemu    string // in place of qemu-system-x86_64, for machines of trayd's own
+	qemuImg string // in place of the one under test
+	qemu    string // in place of the one under test, for machines of trayd's own
 	units   bool   // machines of trayd's own are units: its places are the installed ones
 	daemon  *exec.Cmd
 	log     bytes.Buffer
@@ -132,7 +132,7 @@ func (r *rig) configure(path, stateDir string) string {
 	require.NoError(r.t, os.WriteFile(path, fmt.Appendf(nil,
 		"state_dir = %q\nmonitors = [%q]\nmedia_roots = [%q]\ncommand_timeout = %q\n[api]\nsocket = %q\n%s\n"+
 			"[machines]\nrun = %q\nrun_dir = %q\naccel = \"tcg\"\nqemu_img = %q\nqemu = %q\n[tray]\n%s\n",
-		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.api, run, r.machinesRun(), cmp.Or(r.qemuImg, "qemu-img"), cmp.Or(r.qemu, "qemu-system-x86_64"), r.extra), 0o644))
+		stateDir, filepath.Join(r.dir, "run/*.qmp"), r.discs(), r.limit, r.socket(), r.api, run, r.machinesRun(), cmp.Or(r.qemuImg, qemutest.Image()), cmp.Or(r.qemu, qemutest.Binary()), r.extra), 0o644))
 	return path
 }
 

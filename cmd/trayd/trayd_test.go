@@ -17,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/internal/qemutest"
@@ -27,7 +28,20 @@ import (
 const soon = 10 * time.Second
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"trayd": main})
+	testscript.Main(leakChecked{m}, map[string]func(){"trayd": main})
+}
+
+// leakChecked fails when a test has left a goroutine. (goleak's own TestMain wants to be the
+// last, as testscript's does.)
+type leakChecked struct{ m *testing.M }
+
+func (c leakChecked) Run() int {
+	code := c.m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
 }
 
 // TestScripts runs the sessions in testdata. Beside testscript's own commands they know

@@ -4,7 +4,9 @@
 //	edge shell COMMAND...  one command
 //	edge exec TEST ARGS... a test binary; `go test -exec` calls it so
 //
-// -install DIR first copies the files beneath DIR into the host, as a package's.
+// -install DIR first copies the files beneath DIR into the host, as a package's. If a
+// QEMU is among them that is to be tested (qemu-of --into), tests find it as they do here:
+// first in PATH, and its path in $QEMU.
 package main
 
 import (
@@ -106,15 +108,26 @@ func test(ctx context.Context, m *edge.Machine, binary string, args []string) (i
 		return 1, err
 	}
 	defer program.Close()
+	env, err := underTest(ctx, m)
+	if err != nil {
+		return 1, err
+	}
 	there := dir + "/" + filepath.Base(binary)
 	if err := m.Put(ctx, there, program, 0o755); err != nil {
 		return 1, err
 	}
-	code, err := m.Run(ctx, &remote.Command{Args: append([]string{there}, args...), Dir: dir, Stdout: os.Stdout, Stderr: os.Stderr})
+	code, err := m.Run(ctx, &remote.Command{Args: append([]string{there}, args...), Dir: dir, Env: env, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return code, fmt.Errorf("%w\nthe host's console: %s", err, m.Console())
 	}
 	return code, nil
+}
+
+// underTest is the environment that names the QEMU under test, where it isn't the host's own.
+func underTest(ctx context.Context, m *edge.Machine) ([]string, error) {
+	const say = `if [ -d "$1" ]; then echo "QEMU=$1/qemu-system-x86_64"; echo "PATH=$1:$PATH"; fi`
+	out, err := m.Output(ctx, "sh", "-c", say, "sh", edge.UnderTest)
+	return strings.Fields(out), err
 }
 
 // edgeTests are the names of the tests in dir's files that the build tag edge brings in.

@@ -228,7 +228,7 @@ func TestSessions(t *testing.T) {
 	others, err := s.Begin(Identity{Key: "uid:2"}, "x", now.Add(-time.Minute))
 	require.NoError(t, err)
 	for range maxSessionsOne + 10 {
-		secret = begin("x")
+		begin("x")
 	}
 	require.Len(t, s.all, maxSessionsOne+1)
 	_, ok = s.Find(others, "x", now)

@@ -80,6 +80,19 @@ func (w *workshop) patch(from, to string, at int64, b ...byte) string {
 	return to
 }
 
+// zstd is a copy that is compressed by zstd. A QEMU that is built without that (Debian 11's)
+// can't make one: there it is a copy whose header says so, with nothing compressed in it.
+func (w *workshop) zstd(from, to string) {
+	w.t.Helper()
+	convert := exec.Command("qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-c", "-o", "compression_type=zstd", from, to)
+	convert.Dir = w.dir
+	if convert.Run() == nil {
+		return
+	}
+	const incompatible, compression, byType, zstd = 79, 104, 1 << 3, 1 // docs/interop/qcow2.txt of QEMU
+	w.patch(w.patch(from, to, incompatible, byType), to, compression, zstd)
+}
+
 // cut is a copy without its end.
 func (w *workshop) cut(from, to string, size int64) string {
 	w.t.Helper()
@@ -143,7 +156,7 @@ func TestProbe(t *testing.T) {
 	}
 	data := []string{"write 0 100k", "write 10M 3M", "write 20479k 1k"}
 	plain := w.write(w.create("plain", 20*mib, ""), data...)
-	w.run("", "qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-c", "-o", "compression_type=zstd", plain, "zstd")
+	w.zstd(plain, "zstd")
 	w.run("", "qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-c", plain, "zlib")
 	snapshots := w.write(w.create("snapshots", 20*mib, ""), data...)
 	w.run("", "qemu-img", "snapshot", "-c", "one", snapshots)

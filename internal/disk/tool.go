@@ -55,13 +55,23 @@ func (q Tool) Measure(ctx context.Context, path string, format Format) (int64, e
 }
 
 // Convert writes the disk into to, whatever that was, as qcow2 that stands alone. Nothing of
-// it is durable afterwards. told hears how much is done, between 0 and 1.
+// it is durable afterwards. Compressed it is with zstd, or with zlib by a qemu-img that is
+// built without it. told hears how much is done, between 0 and 1.
 func (q Tool) Convert(ctx context.Context, from string, format Format, to string, compress bool, told func(share float64)) error {
 	args := []string{"convert", "-p", "-f", string(format), "-O", string(QCOW2)}
 	if compress {
-		args = append(args, "-c", "-o", "compression_type=zstd")
+		args = append(args, "-c")
+		if q.hasZstd(ctx, to) {
+			args = append(args, "-o", "compression_type=zstd")
+		}
 	}
 	return q.run(ctx, &percents{told: told}, append(args, from, to)...)
+}
+
+// hasZstd tries to make an image, in to: qemu-img's help lists the option and not its values,
+// and what it lacks is a matter of how it was built (Debian 11's has no zstd).
+func (q Tool) hasZstd(ctx context.Context, to string) bool {
+	return q.run(ctx, io.Discard, "create", "-q", "-f", string(QCOW2), "-o", "compression_type=zstd", to, "64K") == nil
 }
 
 // endLimit is how long its output is waited for when it has been killed.

@@ -200,7 +200,7 @@ func (k *Kit) savedName(agent string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path, err := exec.LookPath(qemu)
+	path, err := exec.LookPath(ground(qemu))
 	if err != nil {
 		return "", fmt.Errorf("%w: run `make deps`", err)
 	}
@@ -220,9 +220,6 @@ func (k *Kit) savedName(agent string) (string, error) {
 	return "saved-" + key(filepath.Base(k.image), string(program), string(version), binary.ModTime().String(), fmt.Sprint(binary.Size()),
 		fmt.Sprint(kernel.Size()), strings.Join(m.command(), " "), strings.Join(modules, " "), warmUp), nil
 }
-
-// qemu is this host's own, whichever $QEMU is under test.
-const qemu = "qemu-system-x86_64"
 
 // bootTime is more than a boot takes on a loaded machine; at low load it is 13 s.
 const bootTime = 3 * time.Minute

@@ -55,7 +55,7 @@ func (k *Kit) Start(ctx context.Context, dir string) (*Machine, error) {
 
 // createDisks makes the root an overlay of another image, and empty disks.
 func (m *Machine) createDisks(root, format string) error {
-	out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-b", root, "-F", format, m.disk(0)).CombinedOutput()
+	out, err := exec.Command(ground("qemu-img"), "create", "-q", "-f", "qcow2", "-b", root, "-F", format, m.disk(0)).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("qemu-img create: %w\n%s", err, out)
 	}
@@ -84,7 +84,7 @@ func (m *Machine) socket(name string) string { return filepath.Join(m.dir, name+
 // command is QEMU's command line.
 func (m *Machine) command() []string {
 	args := []string{
-		qemu, "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
+		ground(qemu), "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", m.kit.kernel, "-initrd", m.kit.initramfs, "-append", "console=ttyS0 quiet panic=-1 tsc=unstable",
 		"-chardev", "file,id=console,append=on,path=" + filepath.Join(m.dir, "console"), "-serial", "chardev:console",

@@ -27,7 +27,7 @@ type CaptureRequest struct {
 	// Base is the file that the disk stands on. A disk whose header says otherwise is
 	// refused: its machine would have any file of the host copied.
 	Base         disk.Base
-	Compress     bool   // the clusters, with zstd: a third to a half, for three times the time
+	Compress     bool   // the clusters, with zstd where qemu-img has it: a third to a half, for three times the time
 	Origin       string // vm:NAME/DISK
 	OSType, Site string
 }

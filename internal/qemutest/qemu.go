@@ -6,8 +6,8 @@
 // commands, as a driver does, so that a locked door, a guest's eject and what a guest
 // reads are deterministic and take milliseconds, on every bus.
 //
-// $QEMU names the binary; it is qemu-system-x86_64 by default. A missing QEMU fails
-// a test; it never skips it.
+// The QEMU under test is the first in PATH; $QEMU is its path where it isn't this host's
+// (integration/qemu-of sets both). A missing QEMU fails a test; it never skips it.
 package qemutest
 
 import (
@@ -63,14 +63,6 @@ type VM struct {
 	QTest  string // qtest
 	cmd    *exec.Cmd
 	done   chan struct{}
-}
-
-// Binary is the QEMU that tests run.
-func Binary() string {
-	if q := os.Getenv("QEMU"); q != "" {
-		return q
-	}
-	return "qemu-system-x86_64"
 }
 
 // Start starts a machine whose monitor socket is dir/name.qmp, and ends it with the

@@ -123,7 +123,7 @@ func (h *host) define(name string, c Command) {
 func (h *host) qemu(name string, more ...string) Command {
 	h.t.Helper()
 	at := filepath.Join(hostDirs.Run, name)
-	c := Command{Path: "/usr/bin/qemu-system-x86_64", Args: append([]string{"-S", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "16", "-M", "pc",
+	c := Command{Path: qemuPath(h.t), Args: append([]string{"-S", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "16", "-M", "pc",
 		"-qmp", "unix:" + at + "/qmp,server=on,wait=off", "-qmp", "unix:" + at + "/" + PowerSocket + ",server=on,wait=off"}, more...)}
 	h.define(name, c)
 	return c
@@ -146,11 +146,6 @@ func (h *host) monitor(name string) *qmp.Conn {
 func (h *host) soon(what string, f func() bool) {
 	h.t.Helper()
 	require.Eventually(h.t, f, 30*time.Second, 20*time.Millisecond, what)
-}
-
-func (h *host) property(name, property string) string {
-	h.t.Helper()
-	return h.tool("systemctl", "show", "--value", "--property="+property, Unit(name))
 }
 
 func (h *host) running(name string) int {
