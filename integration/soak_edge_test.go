@@ -97,7 +97,7 @@ func TestSoak(t *testing.T) {
 	s.start("")
 	s.up()
 	for _, v := range s.all {
-		s.must("eject", v.name)
+		require.Eventually(t, func() bool { return s.code("eject", v.name) == 0 }, soakRest, poll, v.name) // a host under load
 	}
 	s.active()
 	s.ok()
