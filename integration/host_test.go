@@ -107,13 +107,17 @@ func TestHost(t *testing.T) {
 	require.Contains(t, got.stderr, "next: use a token with that role")
 
 	// More than a request and an answer.
+	subscribers := func() string {
+		return regexp.MustCompile(`(?m)^trayd_event_subscribers (.*)`).FindString(string(r.local().want(200, "GET", "/metrics", "").body))
+	}
+	before := subscribers()
 	events := exec.Command(filepath.Join(bin, "trayctl"), "--host", host, "--fingerprint", fingerprint, "--token-file", tokenFile, "events")
 	stream, err := events.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, events.Start())
 	defer func() { _ = events.Wait() }() // its code is of the signal
 	defer func() { _ = events.Process.Kill() }()
-	time.Sleep(300 * time.Millisecond) // it follows
+	require.Eventually(t, func() bool { return subscribers() != before }, 10*time.Second, 10*time.Millisecond)
 	large := filepath.Join(r.dir, "large.iso")
 	disc, err := os.ReadFile(r.disc("LARGE"))
 	require.NoError(t, err)
@@ -170,7 +174,7 @@ func (r *rig) throughUI(args ...string) {
 	defer transport.CloseIdleConnections()
 	browser := &asker{t: t, base: base, client: &http.Client{Jar: jar, Transport: transport}}
 	stranger := &asker{t: t, base: base, client: &http.Client{Transport: transport}}
-	stranger.problem(401, "unauthenticated", "GET", "/v1/vms", "")
+	stranger.problem(401, "session-over", "GET", "/v1/vms", "")
 	got := browser.want(200, "GET", strings.TrimPrefix(address, base), "")
 	require.Contains(t, string(got.body), "<html")
 	require.Contains(t, string(browser.want(200, "GET", "/v1/vms", "").body), `"vm1"`)

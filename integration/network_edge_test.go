@@ -17,11 +17,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/internal/qemutest"
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // networkRig is trayd in its sandbox, with somebody to talk to.
@@ -204,9 +204,10 @@ func (r *networkRig) testKilled(t *testing.T) {
 	adding.Go(func() {
 		added = r.trayctl("image", "add", "large", "https://example.com:"+r.port+"/slow/LARGE.iso")
 	})
-	loading := func() bool { return strings.Contains(r.must("image", "ls"), "large") }
-	require.Eventually(t, loading, soon, poll)
-	time.Sleep(time.Second) // it is in the middle
+	require.Eventually(t, func() bool { // it is in the middle
+		var i wire.Image
+		return r.get("/v1/pools/-/images/large", &i) == nil && i.Progress != nil && i.Progress.Bytes > 0
+	}, soon, poll)
 	tool(t, "systemctl", "kill", "--signal=KILL", "trayd-network.service")
 	require.Eventually(t, func() bool {
 		return tool(t, "systemctl", "show", "--value", "--property=MainPID", "trayd-network.service") == "0"

@@ -21,7 +21,8 @@ func main() {
 	b := &bench{}
 	flag.StringVar(&b.bin, "bin", "bin", "directory of trayd and trayctl")
 	flag.IntVar(&b.rounds, "rounds", 200, "rounds of each interleaved measurement")
-	flag.StringVar(&b.only, "only", "", "only this measurement: journal, change, command, fleet, ingest, machines, sizes, iso, reads, events, page, or volumes, which needs an edge host")
+	flag.StringVar(&b.only, "only", "", "only this measurement: journal, change, command, fleet, ingest, machines, sizes, iso, reads, events, page, scale, or volumes, which needs an edge host")
+	flag.IntVar(&b.most, "most", 3000, "machines of the largest simulation of -only scale")
 	flag.BoolVar(&b.libvirt, "libvirt", true, "measure virsh too (its packages must be installed)")
 	flag.Parse()
 	if flag.Arg(0) == "part" { // of a measurement, in a process of its own
@@ -44,6 +45,7 @@ type bench struct {
 	dir     string
 	rounds  int
 	only    string
+	most    int
 	libvirt bool
 	discs   [2]string
 	extra   string // more of trayd's configuration
@@ -66,11 +68,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	b.atEnd(func() { os.RemoveAll(b.dir) })
-	defer func() {
-		for _, f := range slices.Backward(b.ends) {
-			f()
-		}
-	}()
+	defer b.endFrom(0)
 	for i, name := range []string{"BENCH_A", "BENCH_B"} {
 		if b.discs[i], err = qemutest.WriteDisc(b.dir, name); err != nil {
 			return err
@@ -80,7 +78,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		name    string
 		measure func(context.Context) error
 	}{
-		{"journal", b.journal}, {"change", b.change}, {"command", b.command}, {"fleet", b.fleet}, {"ingest", b.ingest}, {"machines", b.own}, {"sizes", b.sizes}, {"iso", b.iso}, {"reads", b.reads}, {"page", b.page}, {"events", b.events}, {"volumes", b.volumes},
+		{"journal", b.journal}, {"change", b.change}, {"command", b.command}, {"fleet", b.fleet}, {"ingest", b.ingest}, {"machines", b.own}, {"sizes", b.sizes}, {"iso", b.iso}, {"reads", b.reads}, {"page", b.page}, {"events", b.events}, {"scale", b.scale}, {"volumes", b.volumes},
 	} {
 		if b.only != m.name && (b.only != "" || m.name == "volumes") {
 			continue

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ type Job struct {
 	by           string
 	since        time.Time
 	look         func() (Phase, *wire.ImageProgress) // how far it is; nil: nothing more is known
+	only         bool                                // not begun while there is another of its image
 	done         chan struct{}
 
 	mu    sync.Mutex // guards below
@@ -85,19 +87,20 @@ func (a *Agent) beginJob(j *Job, by Caller) (*Job, error) {
 	if err := a.remember(j.id, j); err != nil {
 		return j, err
 	}
-	e := Event{VM: j.vm, Operation: j.id}
-	switch {
-	case j.image != "":
-		e.Type, e.Detail = EventImageStarted, j.image+": "+j.verb
-	case !a.machines.own(j.vm): // it is about to be refused
-		return j, nil
-	case j.verb == "start":
-		e.Type, e.Detail = EventVMStarting, "asked for by "+j.by
-	default:
-		e.Type, e.Detail = EventVMStopping, "asked for by "+j.by
+	if j.image != "" {
+		a.publish(Event{Type: EventImageStarted, VM: j.vm, Operation: j.id, Detail: j.image + ": " + j.verb})
+	}
+	return j, nil
+}
+
+// announce tells that a machine's start or stop really begins: it is neither refused, nor has
+// it nothing to do.
+func (a *Agent) announce(ctx context.Context, kind, vm string) {
+	e := Event{Type: kind, VM: vm}
+	if j, ok := ctx.Value(jobKey{}).(*Job); ok {
+		e.Operation, e.Detail = j.id, "asked for by "+j.by
 	}
 	a.publish(e)
-	return j, nil
 }
 
 // duringImage carries out f as a job on an image.
@@ -162,17 +165,9 @@ func (a *Agent) imageJob(verb, vm string, i library.Image, by Caller) {
 		}
 		return phaseOf(now.State), now.Progress
 	}
-	a.mu.Lock()
-	for _, t := range a.ops {
-		if j, ok := t.(*Job); ok && j.image == i.String() && !j.over() {
-			a.mu.Unlock()
-			return
-		}
-	}
-	a.mu.Unlock()
-	j, err := a.beginJob(&Job{verb: verb, vm: vm, image: i.String(), look: look}, by)
+	j, err := a.beginJob(&Job{verb: verb, vm: vm, image: i.String(), look: look, only: true}, by)
 	if err != nil {
-		return // trayd stops
+		return // trayd stops, or it is known
 	}
 	started := a.startUnlessStopping(func() {
 		now, err := a.images.Wait(a.ctx, i.Pool, i.Name)
@@ -210,12 +205,28 @@ func (a *Agent) resumedJobs() {
 	}
 }
 
+// errKnown is of a job that is under way already.
+var errKnown = errors.New("this is under way already")
+
+// hasJob reports whether there is a job of an image under way; a.mu is held.
+func (a *Agent) hasJob(image string) bool {
+	for _, t := range a.ops {
+		if j, ok := t.(*Job); ok && j.image == image && !j.over() {
+			return true
+		}
+	}
+	return false
+}
+
 // remember keeps a task for those who ask by id.
 func (a *Agent) remember(id string, t Task) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stopping {
 		return stoppingError()
+	}
+	if j, ok := t.(*Job); ok && j.only && a.hasJob(j.image) {
+		return errKnown
 	}
 	a.ops[id] = t
 	a.opsOrder = append(a.opsOrder, id)

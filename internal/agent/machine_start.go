@@ -71,6 +71,7 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	if st.Running {
 		return m.resume(ctx, d, st, by)
 	}
+	m.a.announce(ctx, EventVMStarting, name)
 	if err := m.seeEnd(ctx, name); err != nil {
 		return Started{}, err
 	}
@@ -285,6 +286,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	case status.Status != prelaunch:
 		return began, nil // it runs already
 	}
+	m.a.announce(ctx, EventVMStarting, d.Name)
 	m.forgetRun(d.Name)
 	var discs []*heldDisc
 	empty := *d

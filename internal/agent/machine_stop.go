@@ -61,6 +61,7 @@ func (m *machines) stop(ctx context.Context, name string, wait *time.Duration, f
 	if limit < 0 {
 		return res, newError(BadRequest, "use a duration such as 2m", "a negative time to wait: %s", limit)
 	}
+	m.a.announce(ctx, EventVMStopping, name)
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	defer context.AfterFunc(m.a.ctx, cancel)()

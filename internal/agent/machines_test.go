@@ -184,3 +184,26 @@ func TestNotedTooLate(t *testing.T) {
 	require.NoError(t, r.agent.machines.seeEnd(t.Context(), "m"))
 	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
 }
+
+// TestRefusedIsNotAnnounced: who is refused, or has nothing to do, isn't said to begin.
+func TestRefusedIsNotAnnounced(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	done, err := r.agent.machines.turn("m", "captured")
+	require.NoError(t, err)
+	_, err = r.agent.StartVM(t.Context(), "m", Caller{})
+	require.Equal(t, VMBusy, CodeOf(err), "%v", err)
+	done()
+	_, err = r.agent.StopVM(t.Context(), "m", nil, false, Caller{})
+	require.NoError(t, err, "it doesn't run")
+	events, _ := r.events.Take(keptEvents)
+	for _, e := range events {
+		require.NotContains(t, []string{EventVMStarting, wire.EventVMStopping}, e.Type)
+	}
+	require.NoError(t, os.Remove(r.definition().CDROMs[0].Medium))
+	_, err = r.agent.StartVM(t.Context(), "m", Caller{Name: "root"})
+	require.Equal(t, NoSuchMedium, CodeOf(err), "%v", err)
+	e := r.event(EventVMStarting)
+	require.Equal(t, "asked for by root", e.Detail)
+	require.NotEmpty(t, e.Operation)
+}

@@ -54,10 +54,10 @@ func (s *Server) stillAllowed(r *http.Request) bool {
 		_, ok := s.inSession(r, tunnelCookie(c.scope), c.scope)
 		return ok
 	}
-	switch kind, _, _ := strings.Cut(id.Key, ":"); {
-	case kind == "cert":
+	if strings.HasPrefix(id.Key, "cert:") {
 		return now.Before(r.TLS.PeerCertificates[0].NotAfter)
-	case r.Header.Get("Authorization") != "":
+	}
+	if _, ok := bearer(r); ok {
 		return s.Access.Tokens.Valid(id, now)
 	}
 	_, ok := s.inSession(r, sessionCookie, sessionCookie)

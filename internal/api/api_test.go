@@ -188,6 +188,8 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/images/gc?dry_run=1", "", 400, "bad-request"},
 		{"POST", "/v1/volumes/gc?dry_run", "", 400, "bad-request"},
 		{"POST", "/v1/images/gc?dry_run=true;x", "", 400, "bad-request"},
+		{"POST", "/v1/images/gc?dryrun=true", "", 400, "bad-request"}, // it would be no dry run
+		{"GET", "/v1/vms?state=running", "", 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medium":`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{"medum":"x"}`, 400, "bad-request"},
 		{"POST", "/v1/vms/vm1/drives/cd0/insert", `{} {}`, 400, "bad-request"},

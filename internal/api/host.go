@@ -28,8 +28,8 @@ const vmsAge = 100 * time.Millisecond
 
 func (s *Server) listVMs(w http.ResponseWriter, _ *http.Request) {
 	// Of a hundred machines it has 70 kB, and takes some hundred questions.
-	b := s.vms.Do(vmsAge, s.Agent.Changes, func() []byte {
-		b, err := json.Marshal(s.Agent.VMs(s.closing))
+	b := s.vms.Do(vmsAge, s.Agent.Changes, func(hurry <-chan struct{}) []byte {
+		b, err := json.Marshal(s.Agent.VMsUnhurried(s.closing, hurry))
 		if err != nil {
 			return nil
 		}

@@ -79,13 +79,15 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (access.Identi
 		if id, ok := s.inSession(r, tunnelCookie(c.scope), c.scope); ok {
 			return id, nil
 		}
-		return access.Identity{}, unauthenticated("the page has no session, or its time is over", "run `trayctl ui` again")
+		p := unauthenticated("this page has no session any more", "run `trayctl ui` again")
+		p.Code = "session-over" // a token wouldn't help here
+		return access.Identity{}, p
 	}
 	if id, ok := s.certified(r); ok {
 		return id, nil
 	}
-	if scheme, secret, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
-		return s.byToken(w, r, strings.TrimSpace(secret))
+	if secret, ok := bearer(r); ok {
+		return s.byToken(w, r, secret)
 	}
 	if id, ok := s.inSession(r, sessionCookie, sessionCookie); ok {
 		id.Name += from(r)
@@ -93,6 +95,12 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (access.Identi
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="trayd"`)
 	return access.Identity{}, unauthenticated("the request says not who it is from", "send a token (`trayctl token create`) as `Authorization: Bearer`, or a client certificate")
+}
+
+// bearer is the token that a request brings; ok when it brings one, if only an empty one.
+func bearer(r *http.Request) (secret string, ok bool) {
+	scheme, secret, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.TrimSpace(secret), ok && strings.EqualFold(scheme, "Bearer")
 }
 
 // inSession is whose session a request is of. Sessions outlive neither the token that they

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -193,19 +195,33 @@ func (s *Server) admit(w http.ResponseWriter, r **http.Request, to *route) *wire
 	return badQuery(*r, to)
 }
 
-// badQuery refuses a boolean that is none: dry_run=1, or yes, would else be no dry run.
+// badQuery refuses what would else be left out in silence: a boolean that is none (dry_run=1, or
+// yes, would be no dry run), and a name that the route doesn't know (dryrun=true).
 func badQuery(r *http.Request, to *route) *wire.Problem {
 	if to == nil || r.URL.RawQuery == "" {
 		return nil
 	}
-	all, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil { // else what can't be read would be left out
-		return &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest, Detail: "the query can't be read: " + err.Error(), Next: "see the API's description"}
+	bad := func(next, format string, args ...any) *wire.Problem {
+		return &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest, Detail: fmt.Sprintf(format, args...), Next: next}
 	}
-	for _, q := range to.query {
+	all, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return bad("see the API's description", "the query can't be read: %v", err)
+	}
+	known := make([]string, len(to.query))
+	for i, q := range to.query {
+		known[i] = q.name
 		if v := all.Get(q.name); q.kind == "boolean" && all.Has(q.name) && v != "true" && v != "false" {
-			return &wire.Problem{Code: string(agent.BadRequest), Status: http.StatusBadRequest,
-				Detail: fmt.Sprintf("%s=%.40s is neither true nor false", q.name, v), Next: "use " + q.name + "=true, or leave it out"}
+			return bad("use "+q.name+"=true, or leave it out", "%s=%.40s is neither true nor false", q.name, v)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		switch {
+		case slices.Contains(known, name), strings.HasPrefix(to.path, harvesterRoutes): // what is too much is left alone there
+		case len(known) == 0:
+			return bad("leave it out", "%s %s takes no %.40q in its query", to.method, to.path, name)
+		default:
+			return bad("it takes "+strings.Join(known, ", "), "%s %s takes no %.40q in its query", to.method, to.path, name)
 		}
 	}
 	return nil

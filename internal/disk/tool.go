@@ -9,13 +9,11 @@ import (
 	"io"
 	"io/fs"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/trayd/trayd/internal/child"
 )
 
 // Tool is QEMU's program for disk images: qemu-img, or where that is. It dies with its
@@ -72,22 +70,10 @@ const endLimit = 5 * time.Second
 // run runs it to its end. The error of one that has failed is what it says.
 func (q Tool) run(ctx context.Context, out io.Writer, args ...string) error {
 	cmd := exec.CommandContext(ctx, string(q), args...)
-	said := &beginning{most: 2 << 10}
+	said := &child.Output{Most: 2 << 10}
 	cmd.Stdout, cmd.Stderr = out, said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = endLimit
-	ended := make(chan error)
-	go func() {
-		// The signal comes when the thread ends that has started it. Capabilities are a
-		// thread's too: this one is never used for anything else (it isn't unlocked).
-		runtime.LockOSThread()
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && err != unix.EINVAL { // before Linux 4.3
-			ended <- fmt.Errorf("its capabilities can't be dropped: %w", err)
-			return
-		}
-		ended <- cmd.Run()
-	}()
-	err := <-ended
+	err := child.Run(cmd, cmd.Run)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -96,22 +82,11 @@ func (q Tool) run(ctx context.Context, out io.Writer, args ...string) error {
 		return ctx.Err()
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist) && cmd.Process == nil:
 		return fmt.Errorf("%s isn't installed on this host: %w", q, err)
-	case errors.As(err, &exit) && len(said.b) > 0:
-		text := strings.TrimSpace(strings.ReplaceAll(string(said.b), "qemu-img: ", ""))
+	case errors.As(err, &exit) && said.String() != "":
+		text := strings.TrimSpace(strings.ReplaceAll(said.String(), "qemu-img: ", ""))
 		return fmt.Errorf("qemu-img %s: %s", args[0], strings.ReplaceAll(text, "\n", "; "))
 	}
 	return fmt.Errorf("qemu-img %s: %w", args[0], err)
-}
-
-// beginning keeps the first bytes of what is written.
-type beginning struct {
-	b    []byte
-	most int
-}
-
-func (w *beginning) Write(p []byte) (int, error) {
-	w.b = append(w.b, p[:min(len(p), w.most-len(w.b))]...)
-	return len(p), nil
 }
 
 // percents reads the progress of `qemu-img convert -p`: "    (12.34/100%)\r".

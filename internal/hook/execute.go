@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trayd/trayd/internal/child"
 	"github.com/trayd/trayd/internal/wire"
 )
 
@@ -36,7 +36,7 @@ func execute(ctx context.Context, path string, e wire.Event, limit time.Duration
 	if err != nil {
 		return "", err
 	}
-	out := &beginning{}
+	out := &child.Output{Most: mostOutput}
 	cmd := exec.Command(path)
 	cmd.Dir = "/"
 	cmd.Env = []string{
@@ -46,21 +46,14 @@ func execute(ctx context.Context, path string, e wire.Event, limit time.Duration
 	}
 	cmd.Stdin = bytes.NewReader(append(line, '\n'))
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = killDelay // for what has left its process group and keeps its output open
-	ended := make(chan error)
-	go func() {
-		// The signal of Pdeathsig comes when the thread ends that has started it. Capabilities
-		// are a thread's too: this one is never used for anything else (it isn't unlocked).
-		runtime.LockOSThread()
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && err != unix.EINVAL { // before Linux 4.3
-			ended <- fmt.Errorf("its capabilities can't be dropped: %w", err)
-			return
-		}
-		ended <- supervise(ctx, cmd, limit)
-	}()
-	err = <-ended
-	return strings.TrimSpace(out.text()), err
+	err = child.Run(cmd, func() error { return supervise(ctx, cmd, limit) })
+	said = strings.TrimSpace(out.String())
+	if out.More() {
+		said += " [...]"
+	}
+	return said, err
 }
 
 // supervise starts a process and ends its group when its time is over or the context ends.
@@ -114,26 +107,4 @@ func awaitEnd(pid int) {
 			return
 		}
 	}
-}
-
-// beginning keeps the first bytes of what is written. os/exec writes from one goroutine, as
-// both outputs are the same.
-type beginning struct {
-	b    []byte
-	more bool
-}
-
-func (w *beginning) Write(p []byte) (int, error) {
-	n := min(len(p), mostOutput-len(w.b))
-	w.b = append(w.b, p[:n]...)
-	w.more = w.more || n < len(p)
-	return len(p), nil
-}
-
-func (w *beginning) text() string {
-	text := strings.ToValidUTF8(string(w.b), "?")
-	if w.more {
-		text += " [...]"
-	}
-	return text
 }

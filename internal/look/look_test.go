@@ -64,7 +64,7 @@ func TestRecent(t *testing.T) {
 	)
 	began := time.Now()
 	ask := func(limit time.Duration) int64 {
-		return r.Do(limit, mark.Load, func() int64 { looks.Add(1); return truth.Load() })
+		return r.Do(limit, mark.Load, func(<-chan struct{}) int64 { looks.Add(1); return truth.Load() })
 	}
 	require.Zero(t, ask(time.Hour))
 	truth.Store(1)
@@ -83,4 +83,37 @@ func TestRecent(t *testing.T) {
 	r.Wait()
 	require.Equal(t, before+1, looks.Load())
 	require.EqualValues(t, 3, ask(time.Hour))
+}
+
+// TestRecentHurries: a look that goes on by itself may take its time until somebody waits.
+func TestRecentHurries(t *testing.T) {
+	var (
+		r       Recent[int]
+		mark    atomic.Uint64
+		begun   = make(chan struct{})
+		hurried atomic.Bool
+	)
+	look := func(hurry <-chan struct{}) int {
+		select {
+		case <-hurry:
+			return 1
+		default:
+		}
+		close(begun)
+		<-hurry // for ever, unless it is told
+		hurried.Store(true)
+		return 2
+	}
+	const limit = time.Minute
+	require.Equal(t, 1, r.Do(limit, mark.Load, look), "the first is waited for")
+	r.last.began = r.last.began.Add(-limit * 3 / 4)
+	require.Equal(t, 1, r.Do(limit, mark.Load, look), "nobody waits for the one that begins now")
+	<-begun
+	require.Equal(t, 1, r.Do(limit, mark.Load, look))
+	require.False(t, hurried.Load())
+	mark.Add(1)
+	require.Equal(t, 1, r.Do(limit, mark.Load, look), "something has happened: one of one's own")
+	require.True(t, hurried.Load())
+	r.Wait()
+	require.False(t, r.refreshing)
 }

@@ -14,6 +14,7 @@ type Recent[T any] struct {
 	mu         sync.Mutex // guards all below
 	last       seen[T]
 	refreshing bool
+	hurry      chan struct{}  // of the look that goes on by itself; nil when it was told
 	work       sync.WaitGroup // of looks that nobody waits for
 }
 
@@ -39,39 +40,48 @@ func (s *seen[T]) limit(limit time.Duration) time.Duration {
 }
 
 // Do returns what f saw, at most limit before Do was called, and after what mark counts last
-// changed. Where f takes long, limit is up to ten times as long. When half of that time is over f is called by itself, so that nobody has to wait
-// for it; Wait waits for those calls.
-func (r *Recent[T]) Do(limit time.Duration, mark func() uint64, f func() T) T {
+// changed. Where f takes long, limit is up to ten times as long. When half of that time is over
+// f is called by itself, so that nobody has to wait for it; Wait waits for those calls.
+//
+// hurry is closed when somebody waits for f. As long as nobody does, f should spread its work
+// over time: what is asked for meanwhile is answered by the same processors.
+func (r *Recent[T]) Do(limit time.Duration, mark func() uint64, f func(hurry <-chan struct{}) T) T {
 	now, marked := time.Now(), mark()
 	r.mu.Lock()
 	last := r.last
 	limit = last.limit(limit)
 	fresh := !last.began.IsZero() && last.mark == marked && now.Sub(last.began) < limit
-	refresh := fresh && now.Sub(last.began) > limit/2 && !r.refreshing
-	if refresh {
-		r.refreshing = true
+	switch {
+	case fresh && now.Sub(last.began) > limit/2 && !r.refreshing:
+		r.refreshing, r.hurry = true, make(chan struct{})
 		r.work.Add(1)
+		go r.refresh(mark, f, r.hurry)
+	case !fresh && r.hurry != nil: // ours begins when that one has ended
+		close(r.hurry)
+		r.hurry = nil
 	}
 	r.mu.Unlock()
-	if refresh {
-		go func() {
-			defer r.work.Done()
-			r.look(mark, f)
-			r.mu.Lock()
-			r.refreshing = false
-			r.mu.Unlock()
-		}()
-	}
 	if fresh {
 		return last.value
 	}
-	return r.look(mark, f).value
+	awaited := make(chan struct{})
+	close(awaited)
+	return r.look(mark, f, awaited).value
 }
 
-func (r *Recent[T]) look(mark func() uint64, f func() T) seen[T] {
+// refresh looks while nobody waits.
+func (r *Recent[T]) refresh(mark func() uint64, f func(<-chan struct{}) T, hurry chan struct{}) {
+	defer r.work.Done()
+	r.look(mark, f, hurry)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refreshing, r.hurry = false, nil
+}
+
+func (r *Recent[T]) look(mark func() uint64, f func(<-chan struct{}) T, hurry <-chan struct{}) seen[T] {
 	return r.shared.Do(func() seen[T] {
 		n := seen[T]{began: time.Now(), mark: mark()}
-		n.value = f()
+		n.value = f(hurry)
 		n.took = time.Since(n.began)
 		r.mu.Lock()
 		defer r.mu.Unlock()

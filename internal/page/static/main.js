@@ -60,7 +60,11 @@ function banner() {
     Date.now() - state.lostAt >= live.longAway ? [" Is trayd running? If you came here by ", h("code", null, "trayctl ui"), ", that may have to be run again."] : null);
 }
 
+// over reports whether this is a page of `trayctl ui` whose session has ended: nobody can sign in here.
+const over = () => Boolean(state.signIn && state.signIn.problem && state.signIn.problem.code === "session-over");
+
 function signInView() {
+  if (over()) return h("div", { class: "card signin" }, h("h1", null, "Signed out"), h("p", { role: "status" }, "This page has no session any more. Run ", h("code", null, "trayctl ui"), " again: it opens a new one."));
   return h("form", { class: "card signin", onsubmit: signIn },
     h("h1", null, "Sign in"),
     h("p", null, "The agent wants a token. ", h("code", null, "trayctl ui"), " on its host opens this page without one, and ", h("code", null, "trayctl token create"), " makes one."),
@@ -95,7 +99,7 @@ async function signOut() {
 function draw() {
   const at = route();
   const lost = state.connection === "lost";
-  const title = state.signIn ? "Sign in" : at.title;
+  const title = over() ? "Signed out" : state.signIn ? "Sign in" : at.title;
   const host = state.session && state.session.host;
   document.title = (lost ? "(lost) " : "") + title + " – trayd" + (host ? " on " + host : "");
   document.documentElement.classList.toggle("stale", lost);
@@ -114,7 +118,8 @@ function arrive() {
 }
 
 whenUnauthenticated((problem) => {
-  state.signIn ||= { problem };
+  state.signIn ||= {};
+  state.signIn.problem ||= problem;
   changed();
 });
 whenChanged(draw);
