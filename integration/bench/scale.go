@@ -155,7 +155,15 @@ func (b *bench) scaleIdle(ctx context.Context, d *daemon, add func(what, ours, t
 	if err != nil {
 		return err
 	}
-	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", after.Resident, after.Files, after.Threads, (after.CPU-before.CPU).Seconds()/idleFor.Seconds()*100), "reported")
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return err
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return err
+	}
+	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", after.Resident, len(files), len(threads), (after.CPU-before.CPU).Seconds()/idleFor.Seconds()*100), "reported")
 	return nil
 }
 

@@ -50,7 +50,7 @@ func (c *comparison) faultsOf(ctx context.Context, one peer.Contender, runs int)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("  %s: disc %d, status %d, nothing left %d of %d %v\n", f.Name, count.Kept, count.True, count.Clean, count.Runs, count.Notes)
+		fmt.Printf("  %s: disc %d, status %d, nothing left %d of %d; in the end %v; wrong %v\n", f.Name, count.Kept, count.True, count.Clean, count.Runs, count.Ended, count.Notes)
 		c.Faults = append(c.Faults, faultRow{one.Name(), f, count})
 	}
 	return nil

@@ -241,6 +241,22 @@ func (r *report) Notes(contender string) []string {
 	return notes
 }
 
+// Middle says with which disc the runs ended in which the daemon was killed.
+func (r *report) Middle() string {
+	var all []string
+	for _, f := range r.Faults {
+		if f.Name != fault.Middle {
+			continue
+		}
+		var ends []string
+		for _, volume := range slices.Sorted(maps.Keys(f.Ended)) {
+			ends = append(ends, fmt.Sprintf("%s %d", cmp.Or(volume, "no disc"), f.Ended[volume]))
+		}
+		all = append(all, f.Contender+": "+strings.Join(ends, ", "))
+	}
+	return strings.Join(all, "; ")
+}
+
 // MB is the installed size.
 func (i install) MB() string { return fmt.Sprintf("%.0f MB", float64(i.Size)/1e6) }
 

@@ -22,6 +22,7 @@ type finding struct {
 	left   string // something is left
 	silent bool   // there is no status
 	busy   bool   // the contender says that it isn't done
+	volume string // what the guest reads
 }
 
 func (f finding) good() bool { return f.lost == "" && f.untrue == "" && f.left == "" }
@@ -57,6 +58,7 @@ func (r *Rig) look(ctx context.Context, may []string) (f finding) {
 		f.lost = "QEMU doesn't say: " + err.Error()
 		return f
 	}
+	f.volume = d.volume
 	// An open tray is right where the guest opened it.
 	if !slices.Contains(may, d.volume) || d.open && !slices.Contains(may, none) {
 		f.lost = "in the drive: " + d.String()

@@ -149,6 +149,8 @@ type Count struct {
 	Silent bool
 	// Notes are what was wrong, with how often.
 	Notes map[string]int
+	// Ended is what a guest read in the end, "" for no disc, with how often.
+	Ended map[string]int
 }
 
 // Good is set when no run went wrong.
@@ -158,7 +160,7 @@ func (c Count) Good() bool {
 
 // Run does a fault n times. An error is the rig's; what the contender does wrong is counted.
 func (r *Rig) Run(ctx context.Context, f Fault, n int) (Count, error) {
-	count := Count{Notes: make(map[string]int)}
+	count := Count{Notes: make(map[string]int), Ended: make(map[string]int)}
 	for range n {
 		if err := ctx.Err(); err != nil {
 			return count, err
@@ -177,6 +179,7 @@ func (r *Rig) Run(ctx context.Context, f Fault, n int) (Count, error) {
 
 func (c *Count) add(f finding) {
 	c.Runs++
+	c.Ended[f.volume]++
 	for _, one := range []struct {
 		wrong string
 		good  *int

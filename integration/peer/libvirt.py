@@ -35,20 +35,24 @@ def change(vm, disc):
     domain(vm).updateDeviceFlags(DISK % source, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
+def look(dom):
+    """What libvirt says of a machine, once it has asked QEMU: before that, after a start, it is what was written down."""
+    dom.diskErrors()
+    disk = xml.etree.ElementTree.fromstring(dom.XMLDesc()).find("devices/disk")
+    source = disk.find("source")
+    return dom.name(), {
+        "running": dom.isActive() == 1,
+        "disc": source.get("file", "") if source is not None else "",
+        "open": disk.find("target").get("tray") == "open",
+    }
+
+
 def says():
     global asking
     if asking is None:
         asking = libvirt.open(uri)
-    answer = {}
-    for dom in asking.listAllDomains():
-        disk = xml.etree.ElementTree.fromstring(dom.XMLDesc()).find("devices/disk")
-        source = disk.find("source")
-        answer[dom.name()] = {
-            "running": dom.isActive() == 1,
-            "disc": source.get("file", "") if source is not None else "",
-            "open": disk.find("target").get("tray") == "open",
-        }
-    return answer
+    with concurrent.futures.ThreadPoolExecutor(max_workers=5) as lookers:  # more than five wait, by default
+        return dict(lookers.map(look, asking.listAllDomains()))
 
 
 def forget():

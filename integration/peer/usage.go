@@ -17,9 +17,9 @@ type Usage struct {
 	Proportional float64
 	// Anonymous is what is in no file, MiB: the heap, stacks, and data that was written to.
 	Anonymous float64
-	Threads      int
-	Files        int   // open descriptors
-	Switches     int64 // voluntary context switches of all threads: each is a wake-up
+	Threads   int
+	Files     int   // open descriptors
+	Switches  int64 // voluntary context switches of all threads: each is a wake-up
 }
 
 // UsageOf looks at a process.
