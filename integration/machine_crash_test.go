@@ -66,7 +66,7 @@ func TestMachineKilledAtEveryStep(t *testing.T) {
 				"create":        made,
 				"create-linked": {"vm", "create", "m", "--memory", "32M", "--image", "image:golden", "--linked", "--ssh-key", writeKey(r)},
 				"start":         {"vm", "start", "m"},
-				"stop":          {"vm", "stop", "m", "--wait", "100ms", "--then-force"},
+				"stop":          {"vm", "stop", "m", "--wait", "10s", "--then-force"},
 				"set":           {"vm", "set", "m", "--remove-disk", "disk1", "--add-disk", "1G", "--resize-disk", "disk0=2G", "--memory", "48M"},
 				"rm":            {"vm", "rm", "m"},
 				"capture":       {"image", "capture", "m", "--name", "golden"},

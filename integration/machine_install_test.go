@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -177,7 +178,17 @@ func (r *installRig) types(name, text string) (done func()) {
 // ends waits until a machine has powered itself off.
 func (r *installRig) ends(name string) {
 	r.t.Helper()
-	require.Eventually(r.t, func() bool { return r.vmStatus()[name].State == wire.VMStopped }, bootLimit, 300*time.Millisecond)
+	for end := time.Now().Add(bootLimit); ; time.Sleep(300 * time.Millisecond) {
+		asked := time.AfterFunc(30*time.Second, func() { // trayd writes where its goroutines are
+			_ = r.daemon.Process.Signal(syscall.SIGQUIT)
+		})
+		v := r.vmStatus()[name]
+		asked.Stop()
+		if v.State == wire.VMStopped {
+			return
+		}
+		require.True(r.t, time.Now().Before(end), "%s hasn't ended: %+v", name, v)
+	}
 }
 
 // boots is the name of a firmware in the words of the guest.
