@@ -52,7 +52,10 @@ func (m *machines) ended(name string, p Process, how end) {
 			m.firstBootOver(name)
 		}
 		e := Event{Type: EventVMStopped, VM: name, Detail: stoppedDetail(how, now, r)}
-		if how == endSeen && !now.off && !now.killed {
+		switch {
+		case how == endSeen && now.off:
+			m.setOff(name)
+		case how == endSeen && !now.killed:
 			e.Type = EventVMFailed
 			m.setFailed(name, e.Detail)
 		}

@@ -50,13 +50,16 @@ type machines struct {
 	watch map[string]*installing // by machine; guarded by mu
 	// failed is why a machine's last run ended badly, where trayd knows more than the runner.
 	failed   map[string]string // guarded by mu
+	// off are the machines whose guest has powered off in their last run: what became of QEMU
+	// after that (5.2 crashes at some of its ends) is no failure of the machine.
+	off map[string]bool // guarded by mu
 	consoles consoles
 	// edits is held while a definition of a machine that runs is read, changed and written.
 	edits sync.Mutex
 }
 
 func newMachines(a *Agent) *machines {
-	return &machines{a: a, turns: make(map[string]*turn), watch: make(map[string]*installing), failed: make(map[string]string)}
+	return &machines{a: a, turns: make(map[string]*turn), watch: make(map[string]*installing), failed: make(map[string]string), off: make(map[string]bool)}
 }
 
 func (m *machines) options() MachineOptions { return m.a.opts().Machines }
@@ -84,16 +87,28 @@ func (m *machines) forgetRun(name string) {
 func (m *machines) setFailed(name, why string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.off, name)
 	delete(m.failed, name)
 	if why != "" {
 		m.failed[name] = why
 	}
 }
 
+// setOff notes that the guest has powered off.
+func (m *machines) setOff(name string) {
+	m.setFailed(name, "")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.off[name] = true
+}
+
 // whyFailed is how a machine's last run ended: by its runner's word, or by what was seen.
 func (m *machines) whyFailed(name string, st launch.State) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.off[name] {
+		return ""
+	}
 	if why := m.failed[name]; why != "" && !st.Failed {
 		return why
 	}

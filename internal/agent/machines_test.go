@@ -207,3 +207,29 @@ func TestRefusedIsNotAnnounced(t *testing.T) {
 	require.Equal(t, "asked for by root", e.Detail)
 	require.NotEmpty(t, e.Operation)
 }
+
+// crashed is a Runner whose machines' QEMUs have crashed.
+type crashed struct{ noneRuns }
+
+func (crashed) State(context.Context, string) (launch.State, error) {
+	return launch.State{Failed: true, Why: "SIGSEGV"}, nil
+}
+
+// TestCrashAfterPowerOff: a QEMU that crashes at its end, after its guest has powered off, has
+// not failed its machine. One that crashes otherwise has.
+func TestCrashAfterPowerOff(t *testing.T) {
+	for _, off := range []bool{true, false} {
+		r := installedRig(t)
+		r.opts.Machines.Runner = crashed{}
+		r.start()
+		m, p := r.agent.machines, over(t)
+		require.NoError(t, m.noteRun("m", p))
+		m.known("m", func(i *installing) { i.off = off })
+		m.ended("m", p, endSeen)
+		all := r.agent.VMs(t.Context())
+		require.Len(t, all, 1)
+		require.Equal(t, map[bool]string{true: wire.VMStopped, false: wire.VMFailed}[off], all[0].State)
+		m.setFailed("m", "") // as at its next start
+		require.Equal(t, "SIGSEGV", m.whyFailed("m", launch.State{Failed: true, Why: "SIGSEGV"}))
+	}
+}

@@ -196,9 +196,11 @@ func TestPaths(t *testing.T) {
 		require.Equal(t, 401, g.StatusCode, "%s: %s", path, g.body)
 	}
 	for _, field := range []string{"X-HTTP-Method-Override: DELETE", "X-Method-Override: DELETE", "_method: DELETE"} {
-		g := h.send(h.over("127.0.0.1"), "GET /v1/session?_method=DELETE HTTP/1.1\nHost: localhost\n"+field+"\n"+bearer+"\n")
+		g := h.send(h.over("127.0.0.1"), "GET /v1/session HTTP/1.1\nHost: localhost\n"+field+"\n"+bearer+"\n")
 		require.Equal(t, 200, g.StatusCode)
 	}
+	g := h.send(h.over("127.0.0.1"), "GET /v1/session?_method=DELETE HTTP/1.1\nHost: localhost\n"+bearer+"\n")
+	require.Equal(t, 400, g.StatusCode)
 	c := h.over("127.0.0.1")
 	_, err := io.WriteString(c, strings.ReplaceAll(strings.Repeat("GET /v1/version HTTP/1.1\nHost: localhost\n"+bearer+"\nGET /v1/tokens HTTP/1.1\nHost: localhost\n"+bearer+"\n", 10), "\n", "\r\n"))
 	require.NoError(t, err)
