@@ -58,7 +58,7 @@ func TestHarvester(t *testing.T) {
 		a.want(201, "PUT", "/v1/pools/local/images/"+name, string(disc))
 	}
 	const at = "/v1/harvester/vm/vm1"
-	const insert, eject = at + "?action=insertCdRomVolume", at + "?action=ejectCdRomVolume"
+	const insert, eject = at + "?link=x&action=insertCdRomVolume", at + "?action=ejectCdRomVolume" // as there, what is too much is left alone
 	cd0 := `{"deviceName":"cd0"}`
 
 	for _, name := range []string{"image-x", "default/image-x", "local/image-x", "any-namespace/image-x"} {

@@ -3,256 +3,205 @@
 package integration_test
 
 import (
-	"errors"
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/trayd/trayd/blockdev"
-	"github.com/trayd/trayd/internal/agent"
-	"github.com/trayd/trayd/internal/qemutest"
-	"github.com/trayd/trayd/qmp"
 )
 
 // How a soak is asked for (`make soak`). The defaults are for CI.
 var (
-	soakTime = flag.Duration("soak", 15*time.Second, "how long TestSoak goes on")
-	soakVMs  = flag.Int("soak-vms", 4, "how many machines it has")
+	soakTime = flag.Duration("soak", 2*time.Minute, "how long TestSoak goes on")
+	soakVMs  = flag.Int("soak-vms", 6, "how many machines it has; 0: as many as fit")
 	soakSeed = flag.Uint64("soak-seed", 0, "what its choices begin with; 0 is at random")
 )
 
-// soakDiscs are the volumes that all machines share.
-var soakDiscs = []string{"S1", "S2", "S3", "S4", "S5"}
+const (
+	soakClients = 4
+	soakDeeds   = 6                // of each client in a round
+	soakNeeds   = 48 << 20         // bytes of memory that a machine takes
+	soakLeaves  = 512 << 20        // bytes that are left to the host
+	soakRest    = 90 * time.Second // for everything to come to rest
+)
 
-// soakVM is a machine of a soak and what is known of its drive.
-type soakVM struct {
-	name string
-	vm   *qemutest.VM
-	side *qmp.Conn
+// The discs that all machines share: on logical volumes, and as images of the library, which
+// are downloaded and removed again all the time. Each is named as its volume identifier.
+var (
+	soakVolumes = []string{"S1", "S2", "S3", "S4", "S5"}
+	soakImages  = []string{"I1", "I2", "I3"}
+)
 
-	mu sync.Mutex // guards below; one client at a time changes a drive
-	// may are the discs that may be in: one that a change was confirmed for, and more
-	// when nobody knows what became of one. "" is none.
-	may []string
+// soak is a host with machines at which everything goes wrong at once.
+type soak struct {
+	*volumeRig
+	web *source // of the images
+	all []*soakVM
+
+	mu     sync.Mutex // guards tally
+	counts tally
 }
 
-// TestSoak has several clients change random discs of many machines that share volumes,
-// while trayd and machines are killed. After each round everything is at rest, and QEMU,
-// device-mapper and the records say the same of every drive: the disc that was last
-// confirmed, on an active volume, and not one more.
+// tally is what has happened.
+type tally struct {
+	Rounds, Done, Refused, Unknown, Incomplete               int // changes of discs
+	Added, NotAdded, Removed                                 int // images
+	GuestEjects, TraydKilled, MachinesKilled, LinesCut, Full int
+}
+
+func (s *soak) count(n *int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*n++
+}
+
+// TestSoak has several clients change random discs of many machines that share volumes and
+// images, whose guests hold doors and eject by themselves, while trayd, machines and downloads
+// are killed and the disk with the state file and the images is full now and then. After
+// each round everything is brought to rest, and QEMU, the kernel and the state file say the same
+// of every drive: see check.
 func TestSoak(t *testing.T) {
 	seed := *soakSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	t.Logf("the same choices again: make soak SOAK=%s VMS=%d SEED=%d", *soakTime, *soakVMs, seed)
-
-	r := newVolumeRigNamed(t, "soak-", soakDiscs...)
-	var all []*soakVM
-	for i := range *soakVMs {
-		v := &soakVM{name: fmt.Sprintf("vm%d", i), may: []string{""}}
-		v.boot(r)
-		all = append(all, v)
-	}
+	s := newSoak(t)
+	again := fmt.Sprintf("the same choices again: make soak SOAK=%s VMS=%d SEED=%d", *soakTime, len(s.all), seed)
+	t.Log(again)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(again)
+		}
+	})
 	choices := rand.New(rand.NewPCG(seed, 0))
-	var counts soakCounts
 	begin := time.Now()
-	for round := 0; time.Since(begin) < *soakTime; round++ {
-		r.start("")
-		r.up()
-		counts.round(r, all, rand.New(rand.NewPCG(seed, choices.Uint64())))
-		r.rest(all)
-		t.Logf("%s: %+v", time.Since(begin).Round(time.Second), counts.tally)
-		r.stop()
-		r.log.Reset() // only the last round's is of interest
+	for time.Since(begin) < *soakTime {
+		s.start("")
+		s.up()
+		s.round(rand.New(rand.NewPCG(seed, choices.Uint64())))
+		s.rest()
+		s.check()
+		t.Logf("%s: %+v", time.Since(begin).Round(time.Second), s.counts)
+		s.log.Reset() // only the last round's is of interest
 	}
-	require.NotZero(t, counts.Done)
+	require.NotZero(t, s.counts.Done)
 
-	r.start("")
-	r.up()
-	for _, v := range all {
-		r.must("eject", v.name)
+	s.start("")
+	s.up()
+	for _, v := range s.all {
+		require.Eventually(t, func() bool { return s.code("eject", v.name) == 0 }, soakRest, poll, v.name) // a host under load
 	}
-	r.active()
-	r.ok()
+	s.active()
+	s.ok()
 }
 
-// boot starts the machine, again after it was killed.
-func (v *soakVM) boot(r *volumeRig) {
-	left, err := filepath.Glob(filepath.Join(r.dir, "run", v.name+".*"))
-	require.NoError(r.t, err)
-	for _, path := range append(left, filepath.Join(r.dir, v.name+".side")) {
-		_ = os.Remove(path) // the sockets of the one before
+func newSoak(t *testing.T) *soak {
+	s := &soak{volumeRig: newVolumeRigNamed(t, "soak-", soakVolumes...)}
+	stateDir := filepath.Join(s.dir, "state")
+	require.NoError(t, os.Mkdir(stateDir, 0o700))
+	tool(t, "mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "soak", stateDir) // small enough to be filled
+	t.Cleanup(func() { s.kill(); tool(t, "umount", stateDir) })
+	from := filepath.Join(s.dir, "web")
+	require.NoError(t, os.Mkdir(from, 0o755))
+	for _, name := range soakImages {
+		largeDisc(t, from, name, 2<<20)
 	}
-	v.vm, v.side = r.running(v.name, qemutest.IDE.With("")...)
+	s.web = newSource(t, from)
+	s.extra = "wait = \"1s\"\n[library]\nattempts = 2\nprivate_targets = [\"127.0.0.0/8\"]\n"
+	n := *soakVMs
+	if n == 0 {
+		n = max(2, int((available(t)-soakLeaves)/soakNeeds))
+	}
+	for i := range n {
+		v := &soakVM{name: fmt.Sprintf("vm%d", i), may: []string{""}}
+		v.boot(s)
+		s.all = append(s.all, v)
+	}
+	return s
 }
 
-// soakCounts are what happened.
-type soakCounts struct {
-	mu sync.Mutex // guards below
-	tally
+// available is how many bytes of memory the host has left.
+func available(t testing.TB) int64 {
+	for line := range strings.Lines(read(t, "/proc/meminfo")) {
+		if f := strings.Fields(line); f[0] == "MemAvailable:" {
+			n, err := strconv.ParseInt(f[1], 10, 64)
+			require.NoError(t, err)
+			return n << 10
+		}
+	}
+	require.FailNow(t, "no MemAvailable")
+	return 0
 }
 
-type tally struct{ Rounds, Done, Refused, Unknown, Incomplete, TraydKilled, MachinesKilled int }
-
-func (c *soakCounts) add(n *int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	*n++
-}
-
-const (
-	soakClients = 4
-	soakChanges = 5 // of each client in a round
-)
-
-// round has the clients at work, and kills meanwhile.
-func (c *soakCounts) round(r *volumeRig, all []*soakVM, choices *rand.Rand) {
-	c.add(&c.Rounds)
-	var clients sync.WaitGroup
+// round has the clients and the guests at work, and things go wrong meanwhile. Nobody's
+// choices depend on the others' pace.
+func (s *soak) round(choices *rand.Rand) {
+	s.count(&s.counts.Rounds)
+	mine := func() *rand.Rand { return rand.New(rand.NewPCG(choices.Uint64(), 0)) }
+	var clients, guests sync.WaitGroup
 	for range soakClients {
-		mine := rand.New(rand.NewPCG(choices.Uint64(), 0)) // no client's choices depend on the others' pace
+		choices := mine()
 		clients.Go(func() {
-			for range soakChanges {
-				v, disc := all[mine.IntN(len(all))], append([]string{""}, soakDiscs...)[mine.IntN(len(soakDiscs)+1)]
-				c.change(r, v, disc, mine.IntN(3) == 0)
+			for range soakDeeds {
+				s.deed(choices)
 			}
 		})
 	}
-	killTrayd, killVM, pause := choices.IntN(2) == 0, choices.IntN(3) == 0, time.Duration(choices.IntN(4000))*time.Millisecond
-	victim := all[choices.IntN(len(all))]
-	time.Sleep(pause)
+	ctx, end := context.WithCancel(s.t.Context())
+	defer end()
+	play := mine()
+	guests.Go(func() { s.guests(ctx, play) })
+	s.mishaps(choices)
+	clients.Wait()
+	end()
+	guests.Wait()
+}
+
+// mishaps are what goes wrong in a round.
+func (s *soak) mishaps(choices *rand.Rand) {
+	pause := func() { time.Sleep(time.Duration(choices.IntN(2500)) * time.Millisecond) }
+	full, cut, killTrayd, killVM := choices.IntN(4) == 0, choices.IntN(2) == 0, choices.IntN(2) == 0, choices.IntN(3) == 0
+	victim := s.all[choices.IntN(len(s.all))]
+	pause()
+	if full {
+		s.count(&s.counts.Full)
+		s.fillDisk(time.Duration(choices.IntN(2000)) * time.Millisecond)
+	}
+	if cut {
+		s.count(&s.counts.LinesCut)
+		s.web.CloseClientConnections()
+	}
+	pause()
 	if killTrayd {
-		c.add(&c.TraydKilled)
-		r.kill()
-		r.start("")
+		s.count(&s.counts.TraydKilled)
+		s.kill()
+		s.start("")
 	}
 	if killVM { // in whatever is going on
-		c.add(&c.MachinesKilled)
-		victim.vm.Kill()
-		victim.mu.Lock()
-		victim.may = []string{""}
-		victim.boot(r)
-		victim.mu.Unlock()
-	}
-	clients.Wait()
-}
-
-// change changes one machine's disc and notes what may be in afterwards.
-func (c *soakCounts) change(r *volumeRig, v *soakVM, disc string, force bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	args := []string{"eject", v.name}
-	if disc != "" {
-		args = []string{"change", v.name, r.lv(disc)}
-	}
-	if force {
-		args = append(args, "--force")
-	}
-	cmd := r.command(args...)
-	err := cmd.Run()
-	if exited := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exited) {
-		r.t.Error(err)
-		return
-	}
-	switch code := cmd.ProcessState.ExitCode(); code {
-	case 0:
-		c.add(&c.Done)
-		v.may = []string{disc}
-	case 5:
-		c.add(&c.Incomplete)
-		v.may = []string{disc}
-	case 1, 4: // as it was
-		c.add(&c.Refused)
-		time.Sleep(100 * time.Millisecond) // trayd is down, or its machine is
-	case 3:
-		c.add(&c.Unknown)
-		if !slices.Contains(v.may, disc) {
-			v.may = append(v.may, disc)
-		}
-	default:
-		r.t.Errorf("%v: exit code %d", args, code)
+		s.count(&s.counts.MachinesKilled)
+		victim.die(s)
 	}
 }
 
-// rest waits until nothing is under way, and then compares what everybody says.
-func (r *volumeRig) rest(all []*soakVM) {
-	t := r.t
-	t.Helper()
-	r.up()
-	require.Eventually(t, func() bool {
-		var vms []agent.VMStatus
-		if r.get("/v1/vms", &vms) != nil || len(vms) != len(all) {
-			return false
+// fillDisk leaves no room for the state file and the images for that long.
+func (s *soak) fillDisk(long time.Duration) {
+	path := filepath.Join(s.dir, "state", "full")
+	f, err := os.Create(path)
+	require.NoError(s.t, err)
+	defer f.Close()
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for chunk := make([]byte, 64<<10); err == nil; { // and what others have given back meanwhile
+			_, err = f.Write(chunk)
 		}
-		for _, rec := range r.records() {
-			if rec.Change != nil || rec.Releasing != nil {
-				return false
-			}
-		}
-		for _, v := range vms {
-			if !v.Answered || slices.ContainsFunc(v.Drives, func(d agent.DriveStatus) bool {
-				return d.Operation != nil || d.Tray != "closed" || len(d.Releasing) > 0 || d.State != agent.StateEmpty && d.State != agent.StateLoaded
-			}) {
-				return false
-			}
-		}
-		return true
-	}, time.Minute, poll, "no rest")
-	records := r.records()
-	used := make(map[string]bool)
-	for _, v := range all {
-		d := r.look(v.name + "/cd0")
-		in, nodes := "", []string(nil)
-		if d.Medium != nil {
-			require.True(t, d.Medium.Ours, "%s: %+v", v.name, d.Medium)
-			in = d.Medium.VolumeID
-			require.Equal(t, r.lv(in), d.Medium.Name)
-			used[in] = true
-			rec := records[v.name+"/cd0"]
-			require.NotNil(t, rec.Loaded, v.name)
-			require.Equal(t, d.Medium.Node, rec.Loaded.Node)
-			require.Nil(t, rec.Change)
-			nodes = []string{rec.Loaded.Node}
-		}
-		require.Contains(t, v.may, in, "%s: a disc that nobody confirmed", v.name)
-		v.may = []string{in}
-
-		ours, err := blockdev.Nodes(t.Context(), v.side, "trayd-")
-		require.NoError(t, err)
-		require.ElementsMatch(t, nodes, ours, "nodes of %s", v.name)
-		loans, err := blockdev.Lent(t.Context(), v.side, "trayd-")
-		require.NoError(t, err)
-		require.Empty(t, loans, v.name)
-		var devices []string // what the kernel says of the disc that QEMU has open
-		for _, path := range slices.Compact(v.vm.OpenFiles(t, "/dev/dm-")) {
-			devices = append(devices, strings.TrimSpace(read(t, "/sys/class/block/"+strings.TrimPrefix(path, "/dev/")+"/dm/name")))
-		}
-		var want []string
-		if in != "" {
-			want = []string{r.device(in)}
-		}
-		require.ElementsMatch(t, want, devices, "devices that %s has open", v.name)
+		err = nil
 	}
-	for name, rec := range records {
-		if rec.Loaded != nil {
-			require.True(t, used[rec.Loaded.Medium.VolumeID], "the record of %s", name)
-		}
-	}
-	var names []string
-	for name := range used {
-		names = append(names, name)
-	}
-	r.active(names...)
-	r.ok()
+	require.NoError(s.t, os.Remove(path))
 }

@@ -28,12 +28,15 @@ type harvesterAction struct {
 	ImageName string `json:"imageName,omitempty"`
 }
 
-func (s *Server) harvesterRoutes() []route {
+// harvesterRoutes is where its API begins.
+const harvesterRoutes = "/v1/harvester/"
+
+func (s *Server) harvesterTable() []route {
 	action := []query{{"action", "string", insertCDROMVolume + " or " + ejectCDROMVolume}}
 	const about = "Harvester's actions on a machine's CD drives"
 	return []route{
-		{"POST", "/v1/harvester/vm/{vm}", access.Change, s.harvester, "harvesterAction", about, harvesterAction{}, action, noContent},
-		{"POST", "/v1/harvester/vm/{namespace}/{vm}", access.Change, s.harvester, "harvesterNamespacedAction", about + "; the namespace isn't looked at", harvesterAction{}, action, noContent},
+		{"POST", harvesterRoutes + "vm/{vm}", access.Change, s.harvester, "harvesterAction", about, harvesterAction{}, action, noContent},
+		{"POST", harvesterRoutes + "vm/{namespace}/{vm}", access.Change, s.harvester, "harvesterNamespacedAction", about + "; the namespace isn't looked at", harvesterAction{}, action, noContent},
 	}
 }
 

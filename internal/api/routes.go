@@ -71,7 +71,7 @@ func (s *Server) table() []route {
 	all = append(all, s.hostRoutes()...)
 	all = append(all, s.accessRoutes()...)
 	all = append(all, s.healthRoutes()...)
-	return append(all, s.harvesterRoutes()...)
+	return append(all, s.harvesterTable()...)
 }
 
 func (s *Server) vmRoutes() []route {

@@ -217,7 +217,7 @@ func badQuery(r *http.Request, to *route) *wire.Problem {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		switch {
-		case slices.Contains(known, name):
+		case slices.Contains(known, name), strings.HasPrefix(to.path, harvesterRoutes): // what is too much is left alone there
 		case len(known) == 0:
 			return bad("leave it out", "%s %s takes no %.40q in its query", to.method, to.path, name)
 		default:
