@@ -49,10 +49,10 @@ type machines struct {
 	turns map[string]*turn       // what is being done to a machine, by its name; guarded by mu
 	watch map[string]*installing // by machine; guarded by mu
 	// failed is why a machine's last run ended badly, where trayd knows more than the runner.
-	failed   map[string]string // guarded by mu
+	failed map[string]string // guarded by mu
 	// off are the machines whose guest has powered off in their last run: what became of QEMU
 	// after that (5.2 crashes at some of its ends) is no failure of the machine.
-	off map[string]bool // guarded by mu
+	off      map[string]bool // guarded by mu
 	consoles consoles
 	// edits is held while a definition of a machine that runs is read, changed and written.
 	edits sync.Mutex
