@@ -1,5 +1,5 @@
 // Command compare measures trayd beside what people use instead, in one run: libvirt, a
-// shell script, and the floor that no program gets beneath. Then it does the same things
+// shell script, and the floor: the commands alone. Then it does the same things
 // wrong to each and counts what came of it. It writes docs/comparison.md, and fails when
 // trayd loses a single run. `make compare` runs it; it needs root.
 package main

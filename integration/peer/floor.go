@@ -8,8 +8,8 @@ import (
 	"github.com/trayd/trayd/internal/wire"
 )
 
-// Floor is what no program can do without: the commands themselves over a connection that
-// stays, with nothing made durable and nothing remembered.
+// Floor is the commands themselves that trayd sends, over a connection that stays, with
+// nothing made durable and nothing remembered.
 type Floor struct {
 	fleet
 	conns map[string]*Raw

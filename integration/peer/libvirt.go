@@ -163,7 +163,7 @@ const definition = `<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/d
 </devices>
 <qemu:commandline>%s</qemu:commandline></domain>`
 
-// atOnce is how many machines libvirtd is asked to start at once.
+// atOnce is how many machines libvirtd is asked to start, or to end, at once.
 const atOnce = 4
 
 // Boot implements Contender. The first one starts libvirtd.
@@ -292,10 +292,17 @@ func (*Libvirt) Left(context.Context) ([]string, error) { return nil, nil }
 
 // Close implements Contender.
 func (l *Libvirt) Close() {
+	var all sync.WaitGroup
+	turns := make(chan struct{}, atOnce) // its room is the number of those that are ended
 	for name, m := range l.machines {
-		_ = l.virsh(context.Background(), "destroy", name) // it may have ended, and libvirtd too
-		m.Kill()
+		all.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			_ = l.virsh(context.Background(), "destroy", name) // it may have ended, and libvirtd too
+			m.Kill()
+		})
 	}
+	all.Wait()
 	if l.client != nil {
 		l.client.close()
 		l.client = nil
