@@ -98,7 +98,10 @@ func locked(ctx context.Context, r *Rig) ([]string, error) {
 func late(ctx context.Context, r *Rig) ([]string, error) {
 	r.guest.Lock()
 	err := r.change(ctx, r.fresh())
-	asked := r.guest.EjectRequested() || r.guest.EjectRequested() // the drive tells of a new disc first
+	asked := false
+	for range 2 { // the drive tells of a new disc first
+		asked = asked || r.guest.EjectRequested()
+	}
 	r.guest.Unlock()
 	if asked {
 		_ = r.guest.Eject() // it may find the tray open
