@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -179,11 +178,7 @@ func (r *installRig) types(name, text string) (done func()) {
 func (r *installRig) ends(name string) {
 	r.t.Helper()
 	for end := time.Now().Add(bootLimit); ; time.Sleep(300 * time.Millisecond) {
-		asked := time.AfterFunc(30*time.Second, func() { // trayd writes where its goroutines are
-			_ = r.daemon.Process.Signal(syscall.SIGQUIT)
-		})
 		v := r.vmStatus()[name]
-		asked.Stop()
 		if v.State == wire.VMStopped {
 			return
 		}

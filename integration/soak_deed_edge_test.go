@@ -25,6 +25,9 @@ type soakVM struct {
 	name string
 	vm   *qemutest.VM
 	side *qmp.Conn
+	// obliging guests hold the door and let it go, and eject only when they are asked to: what
+	// is in their drives is what clients were told.
+	obliging bool
 
 	mu sync.Mutex // guards may; one client at a time changes a drive
 	// may are the discs that may be in: one that a change was confirmed for, and more
@@ -33,7 +36,7 @@ type soakVM struct {
 
 	hand    sync.Mutex // guards below; a guest does one thing at a time
 	guest   *qemutest.Guest
-	ejected bool // the guest has opened the tray in this round: its disc may be taken out
+	ejected bool // the guest has opened the tray by itself in this round: its disc may be taken out
 }
 
 // boot starts the machine, again after it was killed.
@@ -152,15 +155,19 @@ func (v *soakVM) plays(what int) (opened bool) {
 	case 2:
 		v.guest.Unlock()
 	case 3:
-		opened = v.guest.Eject() == ""
+		if !v.obliging {
+			opened = v.guest.Eject() == ""
+		}
 	case 4:
-		v.guest.Load()
+		if !v.obliging { // it would take back what it was asked for
+			v.guest.Load()
+		}
 	default:
 		if v.guest.EjectRequested() {
 			v.guest.Unlock()
 			opened = v.guest.Eject() == ""
 		}
 	}
-	v.ejected = v.ejected || opened
+	v.ejected = v.ejected || opened && !v.obliging
 	return opened
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/trayd/trayd/internal/wire"
 )
 
 // How a soak is asked for (`make soak`). The defaults are for CI.
@@ -45,6 +47,8 @@ type soak struct {
 	*volumeRig
 	web *source // of the images
 	all []*soakVM
+	// ready are the images that were, when trayd was stopped.
+	ready []wire.Image
 
 	mu     sync.Mutex // guards tally
 	counts tally
@@ -93,6 +97,11 @@ func TestSoak(t *testing.T) {
 		s.log.Reset() // only the last round's is of interest
 	}
 	require.NotZero(t, s.counts.Done)
+	if c := s.counts; c.Rounds >= 4 {
+		for _, n := range []int{c.GuestEjects, c.TraydKilled, c.MachinesKilled, c.LinesCut, c.Full} {
+			require.NotZero(t, n, "something never went wrong: %+v", c)
+		}
+	}
 
 	s.start("")
 	s.up()
@@ -121,7 +130,7 @@ func newSoak(t *testing.T) *soak {
 		n = max(2, int((available(t)-soakLeaves)/soakNeeds))
 	}
 	for i := range n {
-		v := &soakVM{name: fmt.Sprintf("vm%d", i), may: []string{""}}
+		v := &soakVM{name: fmt.Sprintf("vm%d", i), may: []string{""}, obliging: i%2 == 0}
 		v.boot(s)
 		s.all = append(s.all, v)
 	}
@@ -168,7 +177,9 @@ func (s *soak) round(choices *rand.Rand) {
 // mishaps are what goes wrong in a round.
 func (s *soak) mishaps(choices *rand.Rand) {
 	pause := func() { time.Sleep(time.Duration(choices.IntN(2500)) * time.Millisecond) }
-	full, cut, killTrayd, killVM := choices.IntN(4) == 0, choices.IntN(2) == 0, choices.IntN(2) == 0, choices.IntN(3) == 0
+	turn := s.counts.Rounds % 4 // so that a few rounds have all of them
+	full, cut := turn == 1 || choices.IntN(4) == 0, turn == 2 || choices.IntN(2) == 0
+	killTrayd, killVM := turn == 3 || choices.IntN(2) == 0, turn == 0 || choices.IntN(3) == 0
 	victim := s.all[choices.IntN(len(s.all))]
 	pause()
 	if full {

@@ -124,6 +124,7 @@ func (i *installer) do(step string) error {
 		}
 		err := boot.Eject()
 		inside.Say("installer: ejected: %v", err == nil)
+		time.Sleep(time.Second) // installers don't cut the power in the same millisecond
 		return err
 	case "begin":
 		return i.write(true)

@@ -59,11 +59,13 @@ func summaries(out io.Writer, files []string) error {
 	fmt.Fprintln(w, "TESTS\tQEMU\tPASSED\tFAILED\tSKIPPED\tTIME")
 	var bad error
 	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		r, err := read(io.Discard, file)
 		if err != nil {
-			return err
+			fmt.Fprintf(w, "%s\tdidn't run\t\t\t\t\n", name)
+			bad = errors.Join(bad, err)
+			continue
 		}
-		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\n", name, r.qemu(), r.passed, r.failed+r.broken, r.skipped, r.took())
 		if err := r.verdict(); err != nil {
 			bad = errors.Join(bad, fmt.Errorf("%s: %w", name, err))

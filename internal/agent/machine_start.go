@@ -71,7 +71,6 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	if st.Running {
 		return m.resume(ctx, d, st, by)
 	}
-	m.a.announce(ctx, EventVMStarting, name)
 	if err := m.seeEnd(ctx, name); err != nil {
 		return Started{}, err
 	}
@@ -85,6 +84,7 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	if err := m.preflight(d); err != nil {
 		return Started{}, machineError(name, err)
 	}
+	m.a.announce(ctx, EventVMStarting, name)
 	discs, warnings, err := m.holdDiscs(ctx, d, by)
 	if err != nil {
 		return Started{}, err
@@ -287,6 +287,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 		return began, nil // it runs already
 	}
 	m.a.announce(ctx, EventVMStarting, d.Name)
+	m.setFailed(d.Name, "")
 	m.forgetRun(d.Name)
 	var discs []*heldDisc
 	empty := *d

@@ -96,9 +96,9 @@ func (m *machines) setFailed(name, why string) {
 
 // setOff notes that the guest has powered off.
 func (m *machines) setOff(name string) {
-	m.setFailed(name, "")
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.failed, name)
 	m.off[name] = true
 }
 

@@ -211,6 +211,17 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestQueries: what a probe or a scraper adds to a path is left alone.
+func TestQueries(t *testing.T) {
+	h := newHost(t)
+	for _, path := range []string{"/healthz?x=1", "/metrics?x=1"} {
+		resp, err := h.client.Get("http://trayd" + path)
+		require.NoError(t, err)
+		resp.Body.Close()
+		require.NotEqual(t, http.StatusBadRequest, resp.StatusCode, path)
+	}
+}
+
 // TestEvents: a client that comes back gets what it missed, and hears what isn't kept.
 func TestEvents(t *testing.T) {
 	h := newHost(t)

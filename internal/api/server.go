@@ -217,7 +217,8 @@ func badQuery(r *http.Request, to *route) *wire.Problem {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		switch {
-		case slices.Contains(known, name), strings.HasPrefix(to.path, harvesterRoutes): // what is too much is left alone there
+		case slices.Contains(known, name):
+		case strings.HasPrefix(to.path, harvesterRoutes), !strings.HasPrefix(to.path, "/v1/"): // there, and by probes and scrapers, what is too much is left alone
 		case len(known) == 0:
 			return bad("leave it out", "%s %s takes no %.40q in its query", to.method, to.path, name)
 		default:

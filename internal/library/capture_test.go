@@ -52,6 +52,10 @@ func (r *rig) captured(q CaptureRequest) Image {
 // TestCapture: a machine's disk becomes an image that stands alone and has the same content.
 func TestCapture(t *testing.T) {
 	m := newMachine(t)
+	compressed := disk.Zstd
+	if exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-o", "compression_type=zstd", filepath.Join(t.TempDir(), "try"), "64K").Run() != nil {
+		compressed = disk.Zlib // Debian 11's has no zstd
+	}
 	for _, name := range []string{"qcow2", "raw", "linked"} {
 		for _, compress := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -71,7 +75,7 @@ func TestCapture(t *testing.T) {
 				require.EqualValues(t, len(content), i.Size)
 				info, err := disk.Probe(bytes.NewReader(content), i.Size)
 				require.NoError(t, err)
-				require.Equal(t, map[bool]disk.Compression{false: disk.Zlib, true: disk.Zstd}[compress], info.Compression)
+				require.Equal(t, map[bool]disk.Compression{false: disk.Zlib, true: compressed}[compress], info.Compression)
 				require.Equal(t, compress, i.Size < 1<<20, "%d bytes", i.Size)
 				tool(t, m.dir, "", "qemu-img", "compare", "-f", "qcow2", "-F", string(q.SourceFormat), i.Place, q.Source)
 				require.Equal(t, wire.ImageReady, (<-r.events).Image.State)
