@@ -23,6 +23,8 @@ const (
 	// has ended instead.
 	attachPoll = time.Millisecond
 	failPoll   = 50 * time.Millisecond
+	// endsWithin is how long a process that is being killed may take to be gone.
+	endsWithin = time.Second
 )
 
 // Started is a machine that was started.
@@ -69,7 +71,10 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 		return Started{}, err
 	}
 	if st.Running {
-		return m.resume(ctx, d, st, by)
+		began, err := m.resume(ctx, d, st, by)
+		if CodeOf(err) != Unreachable || !m.endsNow(ctx, name) {
+			return began, err
+		}
 	}
 	if err := m.seeEnd(ctx, name); err != nil {
 		return Started{}, err
@@ -94,6 +99,17 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	began, err := m.launch(ctx, d, discs)
 	began.Warnings = append(warnings, began.Warnings...)
 	return began, err
+}
+
+// endsNow reports whether a machine that ran a moment ago, and whose QEMU didn't answer, ends
+// just now: the monitor of a process that dies goes before the process does.
+func (m *machines) endsNow(ctx context.Context, name string) bool {
+	for end := time.Now().Add(endsWithin); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(failPoll) {
+		if st, err := m.running(ctx, name); err == nil && !st.Running {
+			return true
+		}
+	}
+	return false
 }
 
 // preflight does everything that can fail without touching anything.
