@@ -74,7 +74,7 @@ TWO = $(MAKE) --no-print-directory -j2 -k --output-sync=target
 test: lint ## everything: unit tests, real QEMUs, real guests, real systemd (needs root)
 	@rm -f $(CACHE)/*.json; failed=0; \
 	$(MAKE) --no-print-directory unit || failed=1; \
-	$(TWO) $(if $(findstring /,$(QEMU)),,edge) here $(if $(QEMU),,$(OTHERS:%=unit-%) $(OTHERS:%=here-%) fuzz FUZZTIME=20s BRIEF=1) || failed=1; \
+	$(TWO) $(if $(findstring /,$(QEMU)),,edge) here $(if $(QEMU),,$(OTHERS:%=unit-%) $(OTHERS:%=here-%) fuzz FUZZTIME=10s BRIEF=1) || failed=1; \
 	$(GO) run -buildvcs=false ./integration/report -table $(foreach p,unit integration $(if $(findstring /,$(QEMU)),,edge),$(CACHE)/$(p)$(AT).json \
 		$(if $(QEMU),,$(if $(filter-out edge,$(p)),$(OTHERS:%=$(CACHE)/$(p)-%.json)))) && exit $$failed
 
