@@ -25,17 +25,7 @@ func (b *bench) idle(ctx context.Context, dir string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	pid := d.PID()
-	before, err := peer.UsageOf(pid)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-time.After(idleFor):
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	after, err := peer.UsageOf(pid)
+	before, after, err := d.rests(ctx)
 	if err != nil {
 		return err
 	}
@@ -44,4 +34,18 @@ func (b *bench) idle(ctx context.Context, dir string) error {
 	b.add(fmt.Sprintf("idle CPU, %d machines", crowd), fmt.Sprintf("%.3f %%", share), "-", "-", "below 0.1 %")
 	b.add(fmt.Sprintf("wake-ups, %d machines", crowd), fmt.Sprintf("%.1f/s", float64(after.Switches-before.Switches)/idleFor.Seconds()), "-", "-", "reported")
 	return nil
+}
+
+// rests looks at a trayd that nobody asks for anything, before and after idleFor.
+func (d *daemon) rests(ctx context.Context) (before, after peer.Usage, err error) {
+	if before, err = peer.UsageOf(d.PID()); err != nil {
+		return before, after, err
+	}
+	select {
+	case <-time.After(idleFor):
+	case <-ctx.Done():
+		return before, after, ctx.Err()
+	}
+	after, err = peer.UsageOf(d.PID())
+	return before, after, err
 }

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -181,10 +180,10 @@ func (b *bench) fleet(ctx context.Context) error {
 	}
 	ours, bare, err := interleave(rounds+1,
 		func(round int) error {
-			return together(many, func(i int) error { return d.change(fmt.Sprintf("vm%d", i), b.discs[round%2]) })
+			return peer.Together(many, func(i int) error { return d.change(fmt.Sprintf("vm%d", i), b.discs[round%2]) })
 		},
 		func(round int) error {
-			return together(many, func(i int) error {
+			return peer.Together(many, func(i int) error {
 				return floors[i].Change("cd0", b.discs[round%2], fmt.Sprintf("trayd-bench-raw%06d", round))
 			})
 		})
@@ -196,24 +195,4 @@ func (b *bench) fleet(ctx context.Context) error {
 	b.add(fmt.Sprintf("start to READY, %d machines attached", many), spread(started), "-", "-", "at most 100 ms")
 	d.Stop() // it holds the machines' monitors
 	return b.idle(ctx, dir)
-}
-
-// together runs f for 0 to n-1 at once.
-func together(n int, f func(int) error) error {
-	var all sync.WaitGroup
-	errs := make(chan error, n)
-	for i := range n {
-		all.Go(func() {
-			if err := f(i); err != nil {
-				errs <- err
-			}
-		})
-	}
-	all.Wait()
-	select {
-	case err := <-errs:
-		return err
-	default:
-		return nil
-	}
 }

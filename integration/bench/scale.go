@@ -141,29 +141,11 @@ func (d *daemon) settle(ctx context.Context) error {
 }
 
 func (b *bench) scaleIdle(ctx context.Context, d *daemon, add func(what, ours, target string)) error {
-	pid := d.PID()
-	before, err := peer.UsageOf(pid)
+	before, after, err := d.rests(ctx)
 	if err != nil {
 		return err
 	}
-	select {
-	case <-time.After(idleFor):
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	after, err := peer.UsageOf(pid)
-	if err != nil {
-		return err
-	}
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		return err
-	}
-	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return err
-	}
-	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", after.Resident, len(files), len(threads), (after.CPU-before.CPU).Seconds()/idleFor.Seconds()*100), "reported")
+	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", after.Resident, after.Files, after.Threads, (after.CPU-before.CPU).Seconds()/idleFor.Seconds()*100), "reported")
 	return nil
 }
 
@@ -182,7 +164,7 @@ func (b *bench) scaleChanges(d *daemon, n, round int, wanted func(int) bool) (to
 		}
 	}()
 	began := time.Now()
-	err = together(scaleClients, func(int) error {
+	err = peer.Together(scaleClients, func(int) error {
 		var failed error
 		for i := range next { // to the end, or the sender would wait for ever
 			began := time.Now()

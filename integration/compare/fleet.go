@@ -114,7 +114,7 @@ func (c *comparison) ready(ctx context.Context, k contenders) error {
 	vms := names(0, many)
 	for _, one := range k.daemons() {
 		// Each has the same disc in, whatever happened before.
-		if err := together(vms, func(vm string) error { return one.Persistent()(ctx, wire.Replace, vm, c.discs[1]) }); err != nil {
+		if err := peer.Together(len(vms), func(i int) error { return one.Persistent()(ctx, wire.Replace, vms[i], c.discs[1]) }); err != nil {
 			return err
 		}
 	}

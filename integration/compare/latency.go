@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/trayd/trayd/integration/peer"
@@ -103,7 +102,8 @@ func (c *comparison) atOnce(ctx context.Context, ways []*way, vms []string) erro
 			changes[ways[at].who]++
 			disc := c.discs[changes[ways[at].who]%2]
 			began := time.Now()
-			if err := together(vms, func(vm string) error {
+			if err := peer.Together(len(vms), func(i int) error {
+				vm := vms[i]
 				return ways[at].ask(ctx, wire.Replace, vm, disc)
 			}); err != nil {
 				return fmt.Errorf("%s, %d at once: %w", ways[at].name, len(vms), err)
@@ -118,26 +118,6 @@ func (c *comparison) atOnce(ctx context.Context, ways []*way, vms []string) erro
 		c.AtOnce = append(c.AtOnce, atOnce{w.name, w.whole, took[i]})
 	}
 	return nil
-}
-
-// together does something for all machines at once, and returns the first failure.
-func together(vms []string, f func(vm string) error) error {
-	var all sync.WaitGroup
-	errs := make(chan error, len(vms))
-	for _, vm := range vms {
-		all.Go(func() {
-			if err := f(vm); err != nil {
-				errs <- err
-			}
-		})
-	}
-	all.Wait()
-	select {
-	case err := <-errs:
-		return err
-	default:
-		return nil
-	}
 }
 
 // names are n names of machines, from the first on.
