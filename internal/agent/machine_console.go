@@ -21,8 +21,8 @@ const (
 	// tries: its queue holds one or two, and a full one is refused (EAGAIN).
 	consoleDial = 2 * time.Second
 	dialPoll    = 5 * time.Millisecond
-	// freeLimit is how long a serial console that was closed may take until QEMU has seen
-	// that, and freePoll between looks.
+	// freeLimit is how long a serial console that was closed may take until trayd and QEMU
+	// have seen that, and freePoll between looks.
 	freeLimit = time.Second
 	freePoll  = 10 * time.Millisecond
 )
@@ -45,12 +45,20 @@ type holder struct {
 // the agent stops. Whoever opened it calls End once, and soon: the agent waits for that when
 // it stops.
 type Console struct {
-	Conn net.Conn
-	end  func(why string)
+	Conn  net.Conn
+	close func()
+	log   func(why string)
+	once  sync.Once
 }
 
-// End closes the connection and gives back its place; why is for the log.
-func (c *Console) End(why string) { c.end(why) }
+// End closes the connection, gives back its place, and lets the agent stop; why is for the
+// log.
+func (c *Console) End(why string) {
+	c.once.Do(func() {
+		c.log(why) // first: an agent that may stop writes nothing any more
+		c.close()
+	})
+}
 
 // OpenConsole connects to the screen (machine.VNCSocket) or the serial console
 // (machine.SerialSocket) of a running machine of trayd's own. A screen may be looked at by
@@ -63,9 +71,7 @@ func (a *Agent) OpenConsole(ctx context.Context, name, socket string, by Caller)
 		return nil, err
 	}
 	t.log.Info("opened")
-	end := c.end
-	c.end = func(why string) {
-		end(why)
+	c.log = func(why string) {
 		t.log.Info("closed", "took", time.Since(t.began).Round(time.Millisecond), "reason", why)
 	}
 	return c, nil
@@ -77,7 +83,7 @@ func (a *Agent) CheckConsole(ctx context.Context, name, socket string, by Caller
 	if err != nil {
 		return err
 	}
-	release, err := a.machines.takeConsole(name, socket, by)
+	release, err := a.machines.takeConsole(ctx, name, socket, by)
 	if err == nil {
 		release()
 	}
@@ -89,7 +95,7 @@ func (m *machines) openConsole(ctx context.Context, name, socket string, by Call
 	if err != nil {
 		return nil, err
 	}
-	release, err := m.takeConsole(name, socket, by)
+	release, err := m.takeConsole(ctx, name, socket, by)
 	if err != nil {
 		return nil, err
 	}
@@ -99,18 +105,30 @@ func (m *machines) openConsole(ctx context.Context, name, socket string, by Call
 		return nil, err
 	}
 	stop := context.AfterFunc(m.a.ctx, func() { conn.Close() })
-	var once sync.Once
-	return &Console{Conn: conn, end: func(string) {
-		once.Do(func() {
-			stop()
-			conn.Close() // it may have broken, or have been closed
-			release()
-		})
+	return &Console{Conn: conn, close: func() {
+		stop()
+		conn.Close() // it may have broken, or have been closed
+		release()
 	}}, nil
 }
 
-// takeConsole takes one of the places, and a serial console's only one.
-func (m *machines) takeConsole(name, socket string, by Caller) (release func(), err error) {
+// takeConsole takes one of the places, and a serial console's only one. Its last client knows
+// of its own end before it is given back here, so there is a moment to wait for that.
+func (m *machines) takeConsole(ctx context.Context, name, socket string, by Caller) (release func(), err error) {
+	for end := time.Now().Add(freeLimit); ; {
+		release, err = m.tryConsole(name, socket, by)
+		if CodeOf(err) != ConsoleTaken || time.Now().After(end) {
+			return release, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(freePoll):
+		}
+	}
+}
+
+func (m *machines) tryConsole(name, socket string, by Caller) (release func(), err error) {
 	a, c := m.a, &m.consoles
 	a.mu.Lock()
 	defer a.mu.Unlock()
