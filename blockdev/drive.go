@@ -94,6 +94,14 @@ func Identify(ctx context.Context, m Monitor, s State) (Drive, bool, error) {
 	return d, true, nil
 }
 
+// Recall is what Identify said of the drive that s shows, when its model and bus are known from
+// then. It asks nothing. They hold for as long as the drive hasn't been unplugged.
+func Recall(s State, model string, bus Bus) Drive {
+	d := Drive{ID: s.ID, Model: model, Bus: bus, Fixed: fixedReason(s)}
+	d.Name, d.Aliases = names(s)
+	return d
+}
+
 // fixedReason says why a real CD drive can't be changed live.
 func fixedReason(s State) string {
 	switch {

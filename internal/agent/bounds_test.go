@@ -31,7 +31,8 @@ func TestSilentWhileSettling(t *testing.T) {
 	j, err := state.Open(filepath.Join(r.dir, "state", "state.journal"), nil)
 	require.NoError(t, err)
 	rec := recordWith(oldNode)
-	rec.Process = lookUp(os.Getpid(), bootID()) // the fake is this process
+	rec.Process = lookUp(os.Getpid(), bootID())             // the fake is this process
+	rec.Asked = &Asked{Operation: "earlier", Node: oldNode} // so that there is something to settle
 	require.NoError(t, j.Put(recordKey("vm", "cd0"), rec))
 	began := time.Now()
 	r.startOn(j) // returns when ready

@@ -47,11 +47,14 @@ func (d *drive) setInfo(info blockdev.Drive) {
 	d.info = info
 }
 
-func (d *drive) id() string {
+// known is what the drive has been identified as.
+func (d *drive) known() blockdev.Drive {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.info.ID
+	return d.info
 }
+
+func (d *drive) id() string { return d.known().ID }
 
 func (d *drive) record() Record {
 	d.mu.Lock()
@@ -112,6 +115,19 @@ func (d *drive) quiet(st blockdev.State, there bool) bool {
 	obs := d.observation(st, there)
 	obs.HoldReleases = !d.releasesDue(d.rec)
 	return len(plan(d.rec, obs)) == 0
+}
+
+// asRecorded reports whether a session's first look shows what the record says, so that
+// nothing is to be settled.
+func (d *drive) asRecorded(p Process, st blockdev.State) bool {
+	d.mu.Lock()
+	same := d.op == nil && d.rec.Process == p && d.unsettled == ""
+	d.mu.Unlock()
+	if !same || !d.quiet(st, true) {
+		return false
+	}
+	d.saw(st)
+	return true
 }
 
 // observation is what can be said without asking QEMU more. d.mu is held.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/qmp/qmptest"
 	"github.com/trayd/trayd/state"
 )
@@ -129,4 +130,43 @@ func TestGarbage(t *testing.T) {
 	r.event(EventVMLost)
 	r.event(EventVMAttached)
 	require.Equal(t, StateEmpty, r.drive("vm").State)
+}
+
+// TestRestartAsksLittle: of a drive that is as its record says, QEMU is asked once what is in
+// before trayd is ready, and not what kind of drive it is, which the record knows. One of
+// another process, or without our disc in it, is asked.
+func TestRestartAsksLittle(t *testing.T) {
+	self := lookUp(os.Getpid(), bootID()) // the fake is this process
+	for name, row := range map[string]struct {
+		drive string
+		edit  func(*Record)
+		bus   blockdev.Bus
+		asked int
+	}{
+		"as recorded":                    {loadedDrive, func(*Record) {}, blockdev.BusSCSI, 0},
+		"another process":                {loadedDrive, func(rec *Record) { rec.Process.Start = "another" }, blockdev.BusSATA, 3},
+		"no disc of ours":                {emptyDrive, func(*Record) {}, blockdev.BusSATA, 3},
+		"a record of an earlier version": {loadedDrive, func(rec *Record) { rec.Model, rec.Bus = "", "" }, blockdev.BusSATA, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			var drive atomic.Value
+			drive.Store(row.drive)
+			srv := r.fake(&drive)
+			j, err := state.Open(filepath.Join(r.dir, "state", "state.journal"), nil)
+			require.NoError(t, err)
+			rec := recordWith(oldNode)
+			// Not what the fake says when it is asked, so that it shows whether it was.
+			rec.Process, rec.Model, rec.Bus = self, "scsi-cd", blockdev.BusSCSI
+			row.edit(&rec)
+			require.NoError(t, j.Put(recordKey("vm", "cd0"), rec))
+			r.startOn(j)
+			if row.asked == 0 {
+				require.Equal(t, []string{"query-block"}, srv.Commands())
+			}
+			require.Equal(t, string(row.bus), r.drive("vm").Bus)
+			srv.Wait("query-qmp-schema", 1) // the sweep has begun, and has identified whatever it wants to
+			require.Equal(t, row.asked, strings.Count(strings.Join(srv.Commands(), " "), "qom-get"))
+		})
+	}
 }

@@ -129,9 +129,10 @@ func (o *Operation) stillThere(t *task) error {
 
 // intend makes durable what is about to be done.
 func (o *Operation) intend(p Process, t *task) error {
-	c := t.change
+	c, info := t.change, o.drive.known()
 	err := o.drive.amend(false, func(rec *Record) {
-		rec.Process, rec.Asked, rec.Change = p, nil, &c
+		rec.Process, rec.Model, rec.Bus = p, info.Model, info.Bus
+		rec.Asked, rec.Change = nil, &c
 		rec.keep()
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/blockdev/volume"
 )
 
@@ -16,6 +17,10 @@ type Record struct {
 	// Process is the QEMU that the record speaks of. Another process of the same
 	// name has none of our discs.
 	Process Process `json:"process"`
+	// Model and Bus are what the drive is in that process, so that a restart with many
+	// machines needn't ask each of them again.
+	Model string       `json:"model,omitempty"`
+	Bus   blockdev.Bus `json:"bus,omitempty"`
 	// Loaded is the disc that we put in and that is in, as far as we know.
 	Loaded *Loaded `json:"loaded,omitempty"`
 	// Change is what is under way.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/qmp"
@@ -21,7 +22,9 @@ type session struct {
 	events  *qmp.Subscription
 	// followed is closed when the last event has been seen to, after the connection's end.
 	followed chan struct{}
-	holds    int // guarded by vm.mu; the last one to let go closes the session
+	// first is what was in the drives that records speak of, when it was connected to.
+	first map[*drive]blockdev.State
+	holds int // guarded by vm.mu; the last one to let go closes the session
 
 	known atomic.Bool // all drives have been identified
 	ended sync.Once   // the connection's end has been told
@@ -68,18 +71,42 @@ func (s *session) findRecorded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	recorded := make(map[string]bool)
+	recorded := make(map[string]*drive)
 	for _, d := range s.vm.allDrives() {
-		recorded[d.name] = !d.idle()
+		if !d.idle() {
+			recorded[d.name] = d
+		}
 	}
+	s.first = make(map[*drive]blockdev.State, len(recorded))
 	for _, st := range states {
-		if recorded[blockdev.NameOf(st)] {
-			if _, err := s.identify(ctx, st); err != nil {
+		d := recorded[blockdev.NameOf(st)]
+		if d == nil {
+			continue
+		}
+		if !s.recall(d, st) {
+			if d, err = s.identify(ctx, st); err != nil {
 				return err
 			}
 		}
+		if d != nil {
+			s.first[d] = st
+		}
 	}
 	return nil
+}
+
+// recall identifies a drive by its record. A disc of ours is proof that it is the drive that
+// the record speaks of: had it been unplugged, the disc's node would have gone.
+func (s *session) recall(d *drive, st blockdev.State) bool {
+	rec := d.record()
+	if rec.Model == "" || rec.Loaded == nil || rec.Loaded.Node != st.Node() || rec.Process != s.process {
+		return false
+	}
+	d.setInfo(blockdev.Recall(st, rec.Model, rec.Bus))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ids[st.ID] = d
+	return true
 }
 
 // know sees to it that all drives are identified.
@@ -197,20 +224,31 @@ func (s *session) knownFeatures(ctx context.Context) (blockdev.Features, error) 
 	return f, nil
 }
 
+// sweepDelay is how long a sweep comes after a connect: those who ask what is so, or for a
+// change, once trayd is ready, are answered before fifty QEMUs have been swept.
+const sweepDelay = 100 * time.Millisecond
+
 // settleAll puts every drive in order that a record speaks of, after a connect:
 // whatever happened while nobody was connected is learnt by asking.
 func (s *session) settleAll(ctx context.Context) {
 	for _, d := range s.vm.allDrives() {
-		if d.idle() {
+		st, seen := s.first[d]
+		if d.idle() || seen && d.asRecorded(s.process, st) {
 			continue
 		}
 		d.settleNow(ctx, s)
 	}
+	s.first = nil
 	if _, release := s.vm.current(); release != nil {
 		s.vm.a.start(func() {
 			defer release()
 			select {
 			case <-s.vm.a.begun:
+			case <-s.vm.a.ctx.Done():
+				return
+			}
+			select {
+			case <-time.After(sweepDelay):
 				s.sweep(s.vm.a.ctx)
 			case <-s.vm.a.ctx.Done():
 			}
