@@ -239,3 +239,28 @@ func TestEndWhileHeld(t *testing.T) {
 	r.event(EventVMEnded)
 	require.Less(t, time.Since(began), rescanEvery/2, "only the rescan has found it")
 }
+
+// TestForgottenMachineComesBack: what a machine's drive still had to do when it was forgotten
+// doesn't touch the record of the next machine of that name.
+func TestForgottenMachineComesBack(t *testing.T) {
+	r := newRig(t)
+	a := r.disc("DISC_A")
+	m := r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", a)
+	r.done(Eject, "vm", "")
+	earlier := r.agent.vm("vm").drive("cd0")
+	m.Kill()
+	require.NoError(t, os.Remove(m.Socket))
+	r.within("it to be forgotten", func() bool { return len(r.agent.all()) == 0 })
+	r.machine("vm", qemutest.IDE)
+	r.within("the next one to be attached", func() bool { st, err := r.agent.VM(t.Context(), "vm"); return err == nil && st.Answered })
+	r.done(Insert, "vm", a)
+	require.NotSame(t, earlier, r.agent.vm("vm").drive("cd0"))
+	earlier.look() // as a timer does
+	var rec Record
+	there, err := r.journal.Get(recordKey("vm", "cd0"), &rec)
+	require.NoError(t, err)
+	require.True(t, there, "the record of a disc that is in was removed")
+	require.NotNil(t, rec.Loaded)
+}

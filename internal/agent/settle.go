@@ -131,17 +131,20 @@ func (d *drive) giveUpTurn() {
 }
 
 // dropRecord removes the record of a machine that has ended, once it owns nothing: how
-// its last operation went is of no use any more.
+// its last operation went is of no use any more. It does so once: the next machine of that
+// name has a record of that key, and this drive's timers may come later.
 func (d *drive) dropRecord() {
 	d.pen.Lock()
 	defer d.pen.Unlock()
 	rec := d.record()
-	if !rec.empty() || rec.Last == nil {
+	if !rec.empty() || rec.Last == nil || d.vm.forgotten() {
 		return
 	}
 	if err := d.vm.a.journal.Delete(recordKey(rec.VM, rec.Drive)); err != nil {
 		d.vm.a.log.Warn("the record of an ended machine can't be removed", "vm", rec.VM, "drive", rec.Drive, "error", err)
+		return
 	}
+	d.setRecord(Record{VM: rec.VM, Drive: rec.Drive})
 }
 
 // machineEnded lets go of what the drive had, when its QEMU is no more.

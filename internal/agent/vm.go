@@ -94,6 +94,13 @@ func (v *vm) allDrives() []*drive {
 	return drives
 }
 
+// forgotten reports whether another vm may bear the name.
+func (v *vm) forgotten() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.gone
+}
+
 // launch starts the supervisor on a socket; false when it runs already.
 func (v *vm) launch(path string) bool {
 	v.mu.Lock()
