@@ -94,8 +94,9 @@ func (a *ahci) packet(length int, cdb []byte) (data []byte, ok bool) {
 	a.put(wide32, a.port+portCI, 1)
 	ok = true
 	a.until("the SATA drive", func() bool {
+		over := a.get(wide32, a.port+portCI) == 0 // asked first: an error comes at its end at the latest
 		ok = a.get(wide32, a.port+portIS)&portTaskError == 0
-		return !ok || a.get(wide32, a.port+portCI) == 0
+		return !ok || over
 	})
 	if !ok {
 		a.recover()
