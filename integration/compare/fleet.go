@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -131,9 +132,14 @@ func (c *comparison) ready(ctx context.Context, k contenders) error {
 			}
 			took[one.Name()] = append(took[one.Name()], time.Since(began))
 		}
+		began := time.Now()
+		if err := k.floor.Reconnect(); err != nil {
+			return err
+		}
+		took[floorAPI] = append(took[floorAPI], time.Since(began))
 	}
-	for _, one := range k.daemons() {
-		fmt.Printf("  %s: %s\n", one.Name(), took[one.Name()])
+	for _, name := range slices.Sorted(maps.Keys(took)) {
+		fmt.Printf("  %s: %s\n", name, took[name])
 	}
 	c.Ready = took
 	return nil

@@ -3,6 +3,8 @@ package peer
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/trayd/trayd/internal/wire"
@@ -51,6 +53,33 @@ func (f *Floor) Persistent() Ask {
 			return errVerb(verb)
 		}
 	}
+}
+
+// Reconnect connects to all machines anew, at once, and asks each whether it runs and which
+// disc is in.
+func (f *Floor) Reconnect() error {
+	names := slices.Sorted(maps.Keys(f.conns))
+	conns := make([]*Raw, len(names))
+	err := Together(len(names), func(i int) error {
+		_ = f.conns[names[i]].Close() // nothing is on its way
+		conn, err := DialRaw(f.Machine(names[i]).Monitor, "")
+		if err != nil {
+			return err
+		}
+		conns[i] = conn
+		for _, question := range []string{`{"execute":"query-block"}`, `{"execute":"query-status"}`} {
+			if _, err := conn.Command(question, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for i, conn := range conns {
+		if conn != nil {
+			f.conns[names[i]] = conn
+		}
+	}
+	return err
 }
 
 // Command implements Contender: there is none.
