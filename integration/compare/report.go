@@ -163,7 +163,7 @@ func (r *report) Targets() []Target {
 			fmt.Sprintf("the floor itself is %.1f times faster than libvirt: most of the time is QEMU's", at(libvirtAPI)/at(floorAPI))),
 		faster(fmt.Sprintf("%d machines at once, by commands", many), at(trayctl), at(virsh), 0, ""),
 		faster(fmt.Sprintf("start to ready with %d machines", many), ready("trayd"), ready("libvirt"), 5,
-			fmt.Sprintf("the floor, which has no process to start, asks %d QEMUs in a %.1fth of libvirt's time; a start of trayd (its program, state file, sockets) comes on top", many, ready("libvirt")/ready(floorAPI))),
+			fmt.Sprintf("the floor, which only asks the %d QEMUs, is %.1f times faster than libvirt; the start of a program, its state file and sockets come on top", many, ready("libvirt")/ready(floorAPI))),
 		share(fmt.Sprintf("resident memory (RSS) with %d machines", many), ours.Resident, theirs.Resident, 3,
 			fmt.Sprintf("%.1f MiB of trayd's are pages of its own program, which the kernel can drop", ours.Resident-ours.Anonymous)),
 	}
