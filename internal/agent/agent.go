@@ -77,6 +77,8 @@ type Agent struct {
 	diskUsers func(library.Place) []library.User
 	// askedWindow is defaultAskedWindow; shorter in tests.
 	askedWindow time.Duration
+	// pollDoor is defaultPollDoor; longer in tests.
+	pollDoor time.Duration
 
 	ctx    context.Context // ends with Run
 	cancel context.CancelFunc
@@ -102,7 +104,7 @@ const markKey = "agent/mark"
 func New(journal *state.Journal, o Options) (*Agent, error) {
 	a := &Agent{
 		log: o.Log, journal: journal, bus: newBus(time.Now()), boot: bootID(),
-		rescan: make(chan struct{}, 1), begun: make(chan struct{}), features: newFeatureCache(), askedWindow: defaultAskedWindow,
+		rescan: make(chan struct{}, 1), begun: make(chan struct{}), features: newFeatureCache(), askedWindow: defaultAskedWindow, pollDoor: defaultPollDoor,
 		vms: make(map[string]*vm), ops: make(map[string]Task),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())

@@ -46,44 +46,37 @@ func lockedRig(t *testing.T, kind qemutest.Drive, edit ...func(*Options)) (r *ri
 	return r, g, a, b
 }
 
-// TestGuestGivesIn: the guest is asked, ejects, and the change goes through. An agent that
-// happens to look between the guest's unlocking and its ejecting takes it for one that only
-// unlocks, which is the next test's, and another try is made here.
+// noticesOnly leaves the agent, while it waits for a guest, what QEMU says of its own
+// accord: with a look at the door between two acts of the guest, it answers the first.
+func (r *rig) noticesOnly() { r.agent.pollDoor = patience }
+
+// TestGuestGivesIn: the guest is asked, ejects, and the change goes through.
 func TestGuestGivesIn(t *testing.T) {
 	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
 		for _, verb := range []string{Replace, Eject} {
 			t.Run(verb, func(t *testing.T) {
-				for range 3 {
-					if guestGivesIn(t, verb, kind, strategy) {
-						return
-					}
+				r, g, _, b := lockedRig(t, kind, strategy)
+				r.noticesOnly()
+				medium, volume := b, "DISC_B"
+				if verb == Eject {
+					medium, volume = "", qemutest.NoMedium
 				}
-				require.Fail(t, "the guest has answered, and its answer is still waited for")
+				o := r.begin(verb, "vm", medium)
+				r.waiting(o)
+				require.Contains(t, r.event(EventWaiting).Detail, "guest")
+				require.True(t, g.EjectRequested())
+				require.Equal(t, "DISC_A", g.Volume(), "the guest reads on")
+				require.WithinDuration(t, time.Now().Add(10*time.Second), *o.Status().Deadline, 2*time.Second)
+				g.Unlock()
+				require.Empty(t, g.Eject())
+				_, err := r.finish(o)
+				require.NoError(t, err)
+				r.holds("vm", medium)
+				require.Equal(t, volume, g.Volume())
+				require.Nil(t, r.record().Asked, "the guest's answer has come")
 			})
 		}
 	})
-}
-
-// guestGivesIn reports whether the guest's answer was seen to be one.
-func guestGivesIn(t *testing.T, verb string, kind qemutest.Drive, strategy func(*Options)) bool {
-	r, g, _, b := lockedRig(t, kind, strategy)
-	medium, volume := b, "DISC_B"
-	if verb == Eject {
-		medium, volume = "", qemutest.NoMedium
-	}
-	o := r.begin(verb, "vm", medium)
-	r.waiting(o)
-	require.Contains(t, r.event(EventWaiting).Detail, "guest")
-	require.True(t, g.EjectRequested())
-	require.Equal(t, "DISC_A", g.Volume(), "the guest reads on")
-	require.WithinDuration(t, time.Now().Add(10*time.Second), *o.Status().Deadline, 2*time.Second)
-	g.Unlock()
-	require.Empty(t, g.Eject())
-	_, err := r.finish(o)
-	require.NoError(t, err)
-	r.holds("vm", medium)
-	require.Equal(t, volume, g.Volume())
-	return r.record().Asked == nil
 }
 
 // record is the durable record of the rig's only drive.

@@ -84,12 +84,13 @@ func TestConflict(t *testing.T) {
 func TestOvertaken(t *testing.T) {
 	strategies(t, func(t *testing.T, strategy func(*Options)) {
 		r, g, _, b := lockedRig(t, qemutest.IDE, strategy)
+		r.noticesOnly()
 		theirs := r.disc("THEIRS")
 		for _, verb := range []string{Replace, Eject} {
 			o := r.begin(verb, "vm", b)
 			r.waiting(o)
 			if !r.vms[0].forces() {
-				g.Unlock() // says nothing: the operation looks at the door twice a second
+				g.Unlock() // says nothing
 			}
 			r.vms[0].puts("cd0", theirs)
 			_, err := r.finish(o)

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// pollDoor is how often the lock is looked at while waiting: a guest that
+	// defaultPollDoor is how often the lock is looked at while waiting: a guest that
 	// only unmounts unlocks the door with no event.
-	pollDoor = 500 * time.Millisecond
+	defaultPollDoor = 500 * time.Millisecond
 	// askAgain is how often the guest is asked: an eject request is a single
 	// event, and a guest that was busy with the disc has dropped the first.
 	askAgain = 3 * time.Second
@@ -98,17 +98,13 @@ func (o *Operation) answered() {
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
 // guest that unlocks says nothing.
 func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadline time.Time) error {
-	if o.setWaiting(deadline) {
-		o.drive.vm.a.publish(Event{Type: EventWaiting, VM: o.VM, Drive: o.Drive, Operation: o.ID,
-			Detail: fmt.Sprintf("waiting for the guest to let go of the disc, for %s", time.Until(deadline).Round(time.Second))})
-	}
 	left := time.Until(deadline)
 	if left <= 0 {
 		return o.locked("and did not let go in time")
 	}
 	over := time.NewTimer(left)
 	defer over.Stop()
-	poll := time.NewTicker(pollDoor)
+	poll := time.NewTicker(o.drive.vm.a.pollDoor)
 	defer poll.Stop()
 	asked := time.Now()
 	for {
@@ -130,6 +126,10 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 			return err
 		} else if !running {
 			return o.locked("and the machine is paused, so that the guest can't let go")
+		}
+		if o.setWaiting(deadline) {
+			o.drive.vm.a.publish(Event{Type: EventWaiting, VM: o.VM, Drive: o.Drive, Operation: o.ID,
+				Detail: fmt.Sprintf("waiting for the guest to let go of the disc, for %s", time.Until(deadline).Round(time.Second))})
 		}
 		select {
 		case <-over.C:

@@ -192,9 +192,8 @@ func TestOpenPGPKeysThatDontCount(t *testing.T) {
 		require.Contains(t, err.Error(), e.KeyID)
 	})
 	t.Run("expired", func(t *testing.T) {
-		const then = "20200101T000000"
-		g.newKey("Old <old@example.com>", "ed25519", "sign", "1y", "--faked-system-time", then)
-		_, err := g.keyring("old@example.com").NewVerifier(g.sign("old@example.com", "x", "--faked-system-time", then))
+		g.newKey("Old <old@example.com>", "ed25519", "sign", "1y", "--faked-system-time", "20200101T000000")
+		_, err := g.keyring("old@example.com").NewVerifier(g.sign("old@example.com", "x", "--faked-system-time", "20200102T000000"))
 		requireReason(t, ExpiredKey, err)
 		require.ErrorContains(t, err, "has expired")
 	})
