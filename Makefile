@@ -34,16 +34,17 @@ bin/test: deps
 
 # QEMU= is the QEMU under test: a path, or a Debian suite whose QEMU integration/qemu-of
 # unpacks. Without it, it is this host's own, and everything is run. With it, what has
-# nothing to do with QEMU is left out: integration/any-qemu says what; BRIEF=1 leaves out whole
-# installations, too. (An emulated host takes a suite's only.)
+# nothing to do with QEMU is left out: integration/any-qemu says what; ONCE_IS_ENOUGH=1 leaves
+# out the soak, too, which makes two minutes of random choices. (An emulated host takes a
+# suite's only.)
 #   make integration QEMU=bullseye
 QEMU   ?=
 SUITES ?= bullseye bookworm trixie sid
-ON      = $(if $(QEMU),integration/qemu-of $(QEMU))
-AT      = $(if $(QEMU),-$(notdir $(QEMU)))
-ANY     = $(shell awk '/^Test/ { print $$1 }' integration/any-qemu | paste -sd'|')
-ANY_PKG = $(shell awk '/^\.\// { print $$1 }' integration/any-qemu)
-LESS    = $(if $(QEMU),-skip '^($(ANY)$(if $(BRIEF),|TestMachineInstall.*|TestMachineFromDisc.*))$$')
+WITH_QEMU = $(if $(QEMU),integration/qemu-of $(QEMU))
+SUFFIX    = $(if $(QEMU),-$(notdir $(QEMU)))
+ANY_QEMU_TESTS    = $(shell awk '/^Test/ { print $$1 }' integration/any-qemu | paste -sd'|')
+ANY_QEMU_PACKAGES = $(shell awk '/^\.\// { print $$1 }' integration/any-qemu)
+SKIP      = $(if $(QEMU),-skip '^($(ANY_QEMU_TESTS)$(if $(ONCE_IS_ENOUGH),|TestSoak))$$')
 # Each part exists once more for each suite, as unit-bullseye.
 PARTS   = unit here edge
 $(foreach suite,$(SUITES),$(eval %-$(suite): QEMU = $(suite)))
@@ -62,55 +63,57 @@ bin/host-%: bin/host
 # $(call gotest,NAME,ARGUMENTS OF go test)
 define gotest
 	@mkdir -p $(CACHE)
-	$(ON) $(GO) test -json $(2) > $(CACHE)/$(1)$(AT).json; status=$$?; \
-		$(GO) run -buildvcs=false ./integration/report $(CACHE)/$(1)$(AT).json && exit $$status
+	$(WITH_QEMU) $(GO) test -json $(2) > $(CACHE)/$(1)$(SUFFIX).json; status=$$?; \
+		$(GO) run -buildvcs=false ./integration/report $(CACHE)/$(1)$(SUFFIX).json && exit $$status
 endef
 
 # At most two parts at a time: most of them keep one processor busy. What one prints comes
-# in one piece, when it has ended; a failure leaves the others running. The longest, edge, is
-# the first: the others wait for what it needs (bin/host).
-TWO = $(MAKE) --no-print-directory -j2 -k --output-sync=target
+# in one piece, when it has ended; a failure leaves the others running. The longest are first,
+# and among them edge: the others wait for what it needs (bin/host).
+IN_PAIRS = $(MAKE) --no-print-directory -j2 -k --output-sync=target
 
 test: lint ## everything: unit tests, real QEMUs, real guests, real systemd (needs root)
 	@rm -f $(CACHE)/*.json; failed=0; \
 	$(MAKE) --no-print-directory unit || failed=1; \
-	$(TWO) $(if $(findstring /,$(QEMU)),,edge) here $(if $(QEMU),,$(OTHERS:%=unit-%) $(OTHERS:%=here-%) fuzz FUZZTIME=10s BRIEF=1) || failed=1; \
-	$(GO) run -buildvcs=false ./integration/report -table $(foreach p,unit integration $(if $(findstring /,$(QEMU)),,edge),$(CACHE)/$(p)$(AT).json \
-		$(if $(QEMU),,$(if $(filter-out edge,$(p)),$(OTHERS:%=$(CACHE)/$(p)-%.json)))) && exit $$failed
+	$(if $(QEMU),,nice $(MAKE) --no-print-directory fuzz ONCE=1 > $(CACHE)/fuzz.log 2>&1 & fuzz=$$!; trap "kill $$fuzz 2>/dev/null" EXIT INT TERM;) \
+	$(IN_PAIRS) $(if $(findstring /,$(QEMU)),,edge) here $(if $(QEMU),,$(foreach p,edge here unit,$(OTHERS:%=$(p)-%)) ONCE_IS_ENOUGH=1) || failed=1; \
+	$(if $(QEMU),,wait $$fuzz || failed=1; cat $(CACHE)/fuzz.log;) \
+	$(GO) run -buildvcs=false ./integration/report -table $(foreach p,unit integration $(if $(findstring /,$(QEMU)),,edge),$(CACHE)/$(p)$(SUFFIX).json \
+		$(if $(QEMU),,$(OTHERS:%=$(CACHE)/$(p)-%.json))) && exit $$failed
 
 # What CI runs besides this host's own QEMU: the oldest, and the newest.
 OTHERS ?= bullseye sid
 
 integration: ## only what needs a guest, a crash, or systemd (needs root): QEMU=bullseye
-	@$(TWO) here $(if $(findstring /,$(QEMU)),,edge)
+	@$(IN_PAIRS) here $(if $(findstring /,$(QEMU)),,edge)
 
 matrix: ## the same and the unit tests on the QEMU of each of SUITES="bullseye bookworm trixie sid"
-	@failed=0; for suite in $(SUITES); do $(TWO) edge-$$suite unit-$$suite here-$$suite || failed=1; done; \
+	@failed=0; for suite in $(SUITES); do $(IN_PAIRS) edge-$$suite unit-$$suite here-$$suite || failed=1; done; \
 	$(GO) run -buildvcs=false ./integration/report -table $(foreach suite,$(SUITES),$(foreach p,unit integration edge,$(CACHE)/$(p)-$(suite).json)) && exit $$failed
 
 # The packages whose tests run a QEMU or its tools.
-ON_QEMU = $(filter-out ./integration $(ANY_PKG),$(shell grep -rlE 'qemutest\.|qemu-img|qemu-system' --include='*_test.go' . | xargs dirname | sort -u))
+QEMU_PACKAGES = $(filter-out ./integration $(ANY_QEMU_PACKAGES),$(shell grep -rlE 'qemutest\.|qemu-img|qemu-system' --include='*_test.go' . | xargs dirname | sort -u))
 
 unit: ## the unit tests, with the race detector: QEMU=bullseye
 unit $(SUITES:%=unit-%): bin/test
-	$(call gotest,unit,$(if $(QEMU),-count=1 -timeout 15m $(ON_QEMU),-race -coverprofile $(CACHE)/unit.cover -timeout 15m ./...))
+	$(call gotest,unit,$(if $(QEMU),-count=1 -timeout 15m $(QEMU_PACKAGES),-race -coverprofile $(CACHE)/unit.cover -timeout 15m ./...))
 	@$(if $(QEMU),,integration/coverage $(CACHE)/unit.cover)
 
 here $(SUITES:%=here-%) $(SUITES:%=unit-%): | bin/host
 here $(SUITES:%=here-%): build bin/test
-	$(call gotest,integration,-count=1 -timeout 25m -tags integration $(LESS) ./integration/...)
+	$(call gotest,integration,-count=1 -timeout 25m -tags integration $(SKIP) ./integration/...)
 
 # Tests in files with the build tag edge run inside an edge host, one package at a time:
 # it has two processors, as a machine of CI has.
 # trayd of this checkout is installed there, and the QEMU under test.
-EDGE          = -count=1 -p 1 -timeout 25m -tags edge -exec '$(CURDIR)/bin/edge -install $(CURDIR)/bin/host$(AT) exec' $(LESS)
-EDGE_PACKAGES = $(filter-out $(if $(QEMU),$(ANY_PKG)),$(shell grep -rl '^//go:build edge$$' --include='*_test.go' . | xargs dirname | sort -u))
+EDGE          = -count=1 -p 1 -timeout 25m -tags edge -exec '$(CURDIR)/bin/edge -install $(CURDIR)/bin/host$(SUFFIX) exec' $(SKIP)
+EDGE_PACKAGES = $(filter-out $(if $(QEMU),$(ANY_QEMU_PACKAGES)),$(shell grep -rl '^//go:build edge$$' --include='*_test.go' . | xargs dirname | sort -u))
 
 edge edge-test $(SUITES:%=edge-%): export CGO_ENABLED = 0
-edge edge-test: bin/host$(AT)
+edge edge-test: bin/host$(SUFFIX)
 $(SUITES:%=edge-%): edge-%: bin/host-%
 
-edge $(SUITES:%=edge-%): ON =
+edge $(SUITES:%=edge-%): WITH_QEMU =
 edge $(SUITES:%=edge-%):
 	$(call gotest,edge,$(EDGE) $(EDGE_PACKAGES))
 
@@ -121,26 +124,26 @@ SOAK ?= 10m
 VMS  ?= 0
 SEED ?= 0
 soak: export CGO_ENABLED = 0
-soak: bin/host$(AT) ## for SOAK=10m, VMS=N machines (as many as fit) share discs while trayd, machines, downloads are killed; SEED=N again
+soak: bin/host$(SUFFIX) ## for SOAK=10m, VMS=N machines (as many as fit) share discs while trayd, machines, downloads are killed; SEED=N again
 	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED)
 
 edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && bin/edge -install $$root shell $(RUN)
 
 demo: build bin/test ## a minute with a real guest: insert, change, a broken disc, kill -9, eject
-	@$(ON) $(GO) run -buildvcs=false ./integration/demo -bin bin -cache $(CACHE)
+	@$(WITH_QEMU) $(GO) run -buildvcs=false ./integration/demo -bin bin -cache $(CACHE)
 
 bench: build bin/test ## the figures, side by side with the raw floor and virsh, as ratios of one run
 	@integration/install-deps bench
 	$(BUILD) -o bin/ ./integration/bench/bare
-	@$(ON) $(GO) run -buildvcs=false ./integration/bench -bin bin
+	@$(WITH_QEMU) $(GO) run -buildvcs=false ./integration/bench -bin bin
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && $(BUILD) -o $$root/usr/bin/trayd-bench ./integration/bench && \
 		bin/edge -install $$root shell trayd-bench -bin /usr/bin -only volumes
 
 COMPARE ?=
 compare: build ## trayd beside libvirt, a script and the floor: docs/comparison.md; COMPARE='-rounds 5 -faults 3 -o -' for a look (needs root)
 	@integration/install-deps compare
-	@$(ON) $(GO) run -buildvcs=false ./integration/compare -bin bin $(COMPARE)
+	@$(WITH_QEMU) $(GO) run -buildvcs=false ./integration/compare -bin bin $(COMPARE)
 
 # By version, and not as tools of go.mod: that lists what trayd is made of.
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2

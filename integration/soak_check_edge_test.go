@@ -4,6 +4,7 @@ package integration_test
 
 import (
 	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +20,8 @@ import (
 )
 
 // rest has the guests let go and close their trays, and waits until trayd has nothing to do.
-// Then it compares what trayd says of each drive with QEMU, and stops trayd.
+// Then it compares what trayd says of each drive with QEMU, sees that trayd itself has no disc
+// open any more, and stops it.
 func (s *soak) rest() {
 	t := s.t
 	t.Helper()
@@ -55,12 +57,10 @@ func (s *soak) rest() {
 		require.False(t, st[0].TrayOpen, "%s", v.Name)
 		require.False(t, st[0].Locked, "%s", v.Name)
 	}
-	s.ready = nil
-	for _, i := range images {
-		if i.State == wire.ImageReady {
-			s.ready = append(s.ready, i)
-		}
+	for _, discs := range []string{"/dev/dm-", s.pool()} {
+		require.Empty(t, qemutest.OpenFiles(t, s.daemon.Process.Pid, discs), "of trayd at rest")
 	}
+	s.images = images
 	s.stop()
 }
 
@@ -82,8 +82,9 @@ func onItsWay(i wire.Image) bool { return i.State != wire.ImageReady && i.State 
 // check looks at QEMU, the kernel and the state file while trayd doesn't run. In each drive is
 // a disc that may be there by what clients were told, and the guest reads it; QEMU has that one
 // node, no descriptor besides, and nothing else open; the state file says so and of
-// nothing else; just the volumes of these discs are active; and each image that was ready before
-// trayd ended is what the web server has.
+// nothing else; just the volumes of these discs are active; and the pool holds the images that were
+// ready before trayd ended, as the web server has them, what has come of the others, and no file
+// besides.
 func (s *soak) check() {
 	t := s.t
 	t.Helper()
@@ -177,17 +178,31 @@ func (s *soak) hasOpen(v *soakVM) (open []string) {
 	return open
 }
 
-// checkImages compares the files of the images that were ready with the web server's.
+// pool is the directory of the images.
+func (s *soak) pool() string { return filepath.Join(s.dir, "state", "images") }
+
+// checkImages compares the files of the images with the web server's.
 func (s *soak) checkImages() {
 	t := s.t
 	t.Helper()
-	for _, i := range s.ready {
-		name := i.Name
+	may := make(map[string]bool)
+	for _, i := range s.images {
+		if i.State == wire.ImageFailed {
+			may[filepath.Join(s.pool(), "."+i.Name+".partial")] = true
+			continue
+		}
+		may[i.Place] = true
 		got, err := os.ReadFile(i.Place)
 		require.NoError(t, err)
-		want, err := os.ReadFile(filepath.Join(s.web.dir, name+".iso"))
+		want, err := os.ReadFile(filepath.Join(s.web.dir, i.Name+".iso"))
 		require.NoError(t, err)
-		require.Equal(t, len(want), len(got), name)
-		require.True(t, slices.Equal(want, got), "the bytes of %s", name)
+		require.Equal(t, len(want), len(got), i.Name)
+		require.True(t, slices.Equal(want, got), "the bytes of %s", i.Name)
 	}
+	require.NoError(t, filepath.WalkDir(s.pool(), func(path string, f fs.DirEntry, err error) error {
+		if err == nil && !f.IsDir() {
+			require.Contains(t, may, path, "a file that is no image's: %+v", s.images)
+		}
+		return err
+	}))
 }

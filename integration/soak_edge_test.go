@@ -47,8 +47,8 @@ type soak struct {
 	*volumeRig
 	web *source // of the images
 	all []*soakVM
-	// ready are the images that were, when trayd was stopped.
-	ready []wire.Image
+	// images are as they were when trayd was stopped.
+	images []wire.Image
 
 	mu     sync.Mutex // guards tally
 	counts tally

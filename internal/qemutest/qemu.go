@@ -153,7 +153,13 @@ func (v *VM) Dial(t testing.TB) *qmp.Conn {
 // checks.
 func (v *VM) OpenFiles(t testing.TB, prefix string) []string {
 	t.Helper()
-	dir := fmt.Sprintf("/proc/%d/fd", v.PID())
+	return OpenFiles(t, v.PID(), prefix)
+}
+
+// OpenFiles are the targets of any process's descriptors that begin with prefix.
+func OpenFiles(t testing.TB, pid int, prefix string) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	fds, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	var open []string
