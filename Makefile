@@ -72,12 +72,16 @@ endef
 # and among them edge: the others wait for what it needs (bin/host).
 IN_PAIRS = $(MAKE) --no-print-directory -j2 -k --output-sync=target
 
+# In what the tests leave of the processors; in a group of its own, which ends with its parent.
+FUZZ_BESIDE = mkdir -p $(CACHE); setsid nice -n 19 $(MAKE) --no-print-directory fuzz ONCE=1 > $(CACHE)/fuzz.log 2>&1 & fuzz=$$!; \
+	trap 'kill -- -$$fuzz' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM;
+
 test: lint ## everything: unit tests, real QEMUs, real guests, real systemd (needs root)
 	@rm -f $(CACHE)/*.json; failed=0; \
+	$(if $(QEMU),,$(FUZZ_BESIDE)) \
 	$(MAKE) --no-print-directory unit || failed=1; \
-	$(if $(QEMU),,nice $(MAKE) --no-print-directory fuzz ONCE=1 > $(CACHE)/fuzz.log 2>&1 & fuzz=$$!; trap "kill $$fuzz 2>/dev/null" EXIT INT TERM;) \
 	$(IN_PAIRS) $(if $(findstring /,$(QEMU)),,edge) here $(if $(QEMU),,$(foreach p,edge here unit,$(OTHERS:%=$(p)-%)) ONCE_IS_ENOUGH=1) || failed=1; \
-	$(if $(QEMU),,wait $$fuzz || failed=1; cat $(CACHE)/fuzz.log;) \
+	$(if $(QEMU),,wait $$fuzz || failed=1; trap - EXIT; cat $(CACHE)/fuzz.log;) \
 	$(GO) run -buildvcs=false ./integration/report -table $(foreach p,unit integration $(if $(findstring /,$(QEMU)),,edge),$(CACHE)/$(p)$(SUFFIX).json \
 		$(if $(QEMU),,$(OTHERS:%=$(CACHE)/$(p)-%.json))) && exit $$failed
 

@@ -162,7 +162,8 @@ func TestRestartAsksLittle(t *testing.T) {
 			require.NoError(t, j.Put(recordKey("vm", "cd0"), rec))
 			r.startOn(j)
 			if row.asked == 0 {
-				require.Equal(t, []string{"query-block"}, srv.Commands())
+				before, _, _ := strings.Cut(strings.Join(srv.Commands(), " "), " query-fdsets") // with which the sweep begins
+				require.Equal(t, "query-block", before)
 			}
 			require.Equal(t, string(row.bus), r.drive("vm").Bus)
 			srv.Wait("query-qmp-schema", 1) // the sweep has begun, and has identified whatever it wants to

@@ -38,6 +38,7 @@ type consoles struct {
 type holder struct {
 	by    string
 	since time.Time
+	gone  chan struct{} // closed when it is given back
 }
 
 // Console is an open connection to a machine's screen or its serial console: what is
@@ -83,7 +84,7 @@ func (a *Agent) CheckConsole(ctx context.Context, name, socket string, by Caller
 	if err != nil {
 		return err
 	}
-	release, err := a.machines.takeConsole(ctx, name, socket, by)
+	release, _, err := a.machines.tryConsole(name, socket, by)
 	if err == nil {
 		release()
 	}
@@ -115,44 +116,50 @@ func (m *machines) openConsole(ctx context.Context, name, socket string, by Call
 // takeConsole takes one of the places, and a serial console's only one. Its last client knows
 // of its own end before it is given back here, so there is a moment to wait for that.
 func (m *machines) takeConsole(ctx context.Context, name, socket string, by Caller) (release func(), err error) {
-	for end := time.Now().Add(freeLimit); ; {
-		release, err = m.tryConsole(name, socket, by)
-		if CodeOf(err) != ConsoleTaken || time.Now().After(end) {
+	limit := time.After(freeLimit)
+	for {
+		release, gone, err := m.tryConsole(name, socket, by)
+		if gone == nil {
 			return release, err
 		}
 		select {
 		case <-ctx.Done():
 			return nil, err
-		case <-time.After(freePoll):
+		case <-limit:
+			return nil, err
+		case <-gone:
 		}
 	}
 }
 
-func (m *machines) tryConsole(name, socket string, by Caller) (release func(), err error) {
+// tryConsole takes one at once. Where somebody else has a serial console, gone is closed when
+// that one has gone.
+func (m *machines) tryConsole(name, socket string, by Caller) (release func(), gone <-chan struct{}, err error) {
 	a, c := m.a, &m.consoles
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stopping {
-		return nil, &Error{Code: Stopping, VM: name, Detail: "trayd is stopping", Next: "try again when it runs"}
+		return nil, nil, &Error{Code: Stopping, VM: name, Detail: "trayd is stopping", Next: "try again when it runs"}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	serial := socket == machine.SerialSocket
 	if h, taken := c.serial[name]; serial && taken {
-		return nil, &Error{Code: ConsoleTaken, VM: name,
+		return nil, h.gone, &Error{Code: ConsoleTaken, VM: name,
 			Detail: fmt.Sprintf("the serial console of VM %s serves one at a time, and %s has it since %s", name, h.by, h.since.Format(time.DateTime)),
 			Next:   "end that one (Ctrl-] in its terminal), or read along: `trayctl vm log " + name + "`"}
 	}
 	if c.open >= MaxConsoles {
-		return nil, &Error{Code: ManyConsoles, VM: name, Detail: fmt.Sprintf("%d consoles are open, and trayd opens no more at once", c.open),
+		return nil, nil, &Error{Code: ManyConsoles, VM: name, Detail: fmt.Sprintf("%d consoles are open, and trayd opens no more at once", c.open),
 			Next: "close one of them; the lines with verb=console in trayd's journal say who has them"}
 	}
 	c.open++
+	mine := holder{by.Name, time.Now(), make(chan struct{})}
 	if serial {
 		if c.serial == nil {
 			c.serial = make(map[string]holder)
 		}
-		c.serial[name] = holder{by.Name, time.Now()}
+		c.serial[name] = mine
 	}
 	a.work.Add(1)
 	return func() {
@@ -162,8 +169,9 @@ func (m *machines) tryConsole(name, socket string, by Caller) (release func(), e
 			delete(c.serial, name)
 		}
 		c.mu.Unlock()
+		close(mine.gone)
 		a.work.Done()
-	}, nil
+	}, nil, nil
 }
 
 // dialConsole connects to a console's socket. QEMU doesn't refuse a second client of a

@@ -88,7 +88,7 @@ func TestOvertaken(t *testing.T) {
 		theirs := r.disc("THEIRS")
 		for _, verb := range []string{Replace, Eject} {
 			o := r.begin(verb, "vm", b)
-			r.waiting(o)
+			r.event(EventWaiting) // and it has looked at the door
 			if !r.vms[0].forces() {
 				g.Unlock() // says nothing
 			}

@@ -96,7 +96,7 @@ func (s *session) findRecorded(ctx context.Context) error {
 }
 
 // recall identifies a drive by its record. A disc of ours is proof that it is the drive that
-// the record speaks of: had it been unplugged, the disc's node would have gone.
+// the record speaks of: nobody but trayd puts its nodes into drives.
 func (s *session) recall(d *drive, st blockdev.State) bool {
 	rec := d.record()
 	if rec.Model == "" || rec.Loaded == nil || rec.Loaded.Node != st.Node() || rec.Process != s.process {
@@ -224,10 +224,6 @@ func (s *session) knownFeatures(ctx context.Context) (blockdev.Features, error) 
 	return f, nil
 }
 
-// sweepDelay is how long a sweep comes after a connect: those who ask what is so, or for a
-// change, once trayd is ready, are answered before fifty QEMUs have been swept.
-const sweepDelay = 100 * time.Millisecond
-
 // settleAll puts every drive in order that a record speaks of, after a connect:
 // whatever happened while nobody was connected is learnt by asking.
 func (s *session) settleAll(ctx context.Context) {
@@ -242,17 +238,39 @@ func (s *session) settleAll(ctx context.Context) {
 	if _, release := s.vm.current(); release != nil {
 		s.vm.a.start(func() {
 			defer release()
-			select {
-			case <-s.vm.a.begun:
-			case <-s.vm.a.ctx.Done():
-				return
-			}
-			select {
-			case <-time.After(sweepDelay):
+			if s.sweepTime() {
 				s.sweep(s.vm.a.ctx)
-			case <-s.vm.a.ctx.Done():
 			}
 		})
+	}
+}
+
+// sweepDelay is how long the sweeps of a start of trayd come after it is ready: those
+// who ask what is so, or for a change, are answered before fifty QEMUs have been swept.
+const sweepDelay = 100 * time.Millisecond
+
+// sweepTime waits until the session may be swept; false when it has ended before.
+func (s *session) sweepTime() bool {
+	a := s.vm.a
+	select {
+	case <-a.begun:
+		return true // a connect while trayd runs
+	default:
+	}
+	select {
+	case <-a.begun:
+	case <-s.conn.Done():
+		return false
+	case <-a.ctx.Done():
+		return false
+	}
+	select {
+	case <-time.After(sweepDelay):
+		return true
+	case <-s.conn.Done():
+		return false
+	case <-a.ctx.Done():
+		return false
 	}
 }
 

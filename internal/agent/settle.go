@@ -132,12 +132,15 @@ func (d *drive) giveUpTurn() {
 
 // dropRecord removes the record of a machine that has ended, once it owns nothing: how
 // its last operation went is of no use any more. It does so once: the next machine of that
-// name has a record of that key, and this drive's timers may come later.
+// name has a record of that key, and this drive's timers may come later. Nor is it removed
+// where the machine has come back meanwhile.
 func (d *drive) dropRecord() {
 	d.pen.Lock()
 	defer d.pen.Unlock()
-	rec := d.record()
-	if !rec.empty() || rec.Last == nil || d.vm.forgotten() {
+	d.mu.Lock()
+	rec, busy := d.rec, d.op != nil
+	d.mu.Unlock()
+	if busy || !rec.empty() || rec.Last == nil || !d.vm.hasEnded() || d.vm.forgotten() {
 		return
 	}
 	if err := d.vm.a.journal.Delete(recordKey(rec.VM, rec.Drive)); err != nil {

@@ -98,6 +98,7 @@ func (o *Operation) answered() {
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
 // guest that unlocks says nothing.
 func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadline time.Time) error {
+	untold := o.setWaiting(deadline)
 	left := time.Until(deadline)
 	if left <= 0 {
 		return o.locked("and did not let go in time")
@@ -127,7 +128,8 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		} else if !running {
 			return o.locked("and the machine is paused, so that the guest can't let go")
 		}
-		if o.setWaiting(deadline) {
+		if untold {
+			untold = false
 			o.drive.vm.a.publish(Event{Type: EventWaiting, VM: o.VM, Drive: o.Drive, Operation: o.ID,
 				Detail: fmt.Sprintf("waiting for the guest to let go of the disc, for %s", time.Until(deadline).Round(time.Second))})
 		}
