@@ -80,11 +80,13 @@ func thenSense(packet func(length int, cdb []byte) (data []byte, ok bool), lengt
 
 // command sends a command as a driver does: after an error, which may be a unit
 // attention that the sense has cleared, it tries again. It returns the sense of the
-// last error, or "".
+// last error, or "". A new disc costs two tries on IDE (hw/ide/atapi.c, cdrom_changed), and
+// the next may be in before they are made; so an attention begins the count anew.
 func (g *Guest) command(length int, cdb ...byte) ([]byte, string) {
 	g.t.Helper()
-	said := ""
-	for range 4 {
+	const unitAttention, tries, attentions = 6, 4, 20
+	said, attended := "", 0
+	for try := 0; try < tries; try++ {
 		if !g.adapter.ready() {
 			g.adapter.start()
 		}
@@ -93,7 +95,11 @@ func (g *Guest) command(length int, cdb ...byte) ([]byte, string) {
 			return out, ""
 		}
 		require.GreaterOrEqual(g.t, len(sense), senseSize, "a sense cut short")
-		said = fmt.Sprintf("sense key %#x asc %#x", sense[2]&0xf, sense[12])
+		key := sense[2] & 0xf
+		said = fmt.Sprintf("sense key %#x asc %#x", key, sense[12])
+		if key == unitAttention && attended < attentions {
+			try, attended = -1, attended+1
+		}
 	}
 	return nil, said
 }
