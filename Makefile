@@ -50,13 +50,19 @@ PARTS   = unit here edge
 $(foreach suite,$(SUITES),$(eval %-$(suite): QEMU = $(suite)))
 .PHONY: $(foreach suite,$(SUITES),$(PARTS:%=%-$(suite)))
 
+# The QEMU under test, before anything is built for it.
+qemu: deps
+	@$(WITH_QEMU)
+	@$(if $(findstring /,$(QEMU)),echo "without the tests in edge hosts: they take the QEMU of a Debian suite")
+.PHONY: qemu
+
 # What an edge host has installed when tests run in it.
 bin/host: build bin/test
 	@rm -rf $@ && $(MAKE) -s install DESTDIR=$(CURDIR)/$@ && cp bin/trayd-failpoints $@/usr/bin/
 .PHONY: bin/host
 
 bin/host-%: bin/host
-	@rm -rf $@ && cp -a bin/host $@ && integration/qemu-of --into $@ $*
+	@rm -rf $@ && cp -a bin/host $@ && integration/qemu-of --into $@ $(if $(findstring /,$(QEMU)),$(QEMU),$*)
 .PRECIOUS: bin/host-%
 
 # Both must be content: go test, and the report, which counts a skipped test as failed.
@@ -88,11 +94,11 @@ test: lint ## everything: unit tests, real QEMUs, real guests, real systemd (nee
 # What CI runs besides this host's own QEMU: the oldest, and the newest.
 OTHERS ?= bullseye sid
 
-integration: ## only what needs a guest, a crash, or systemd (needs root): QEMU=bullseye
+integration: $(if $(QEMU),qemu) ## only what needs a guest, a crash, or systemd (needs root): QEMU=bullseye
 	@$(IN_PAIRS) here $(if $(findstring /,$(QEMU)),,edge)
 
 matrix: ## the same and the unit tests on the QEMU of each of SUITES="bullseye bookworm trixie sid"
-	@failed=0; for suite in $(SUITES); do $(IN_PAIRS) edge-$$suite unit-$$suite here-$$suite || failed=1; done; \
+	@rm -f $(SUITES:%=$(CACHE)/*-%.json); failed=0; for suite in $(SUITES); do $(IN_PAIRS) edge-$$suite unit-$$suite here-$$suite || failed=1; done; \
 	$(GO) run -buildvcs=false ./integration/report -table $(foreach suite,$(SUITES),$(foreach p,unit integration edge,$(CACHE)/$(p)-$(suite).json)) && exit $$failed
 
 # The packages whose tests run a QEMU or its tools.
@@ -127,9 +133,16 @@ edge-test: ## tests with the build tag edge: PKG=./integration RUN=TestVolumes
 SOAK ?= 10m
 VMS  ?= 0
 SEED ?= 0
+ROUND ?= 1
 soak: export CGO_ENABLED = 0
-soak: bin/host$(SUFFIX) ## for SOAK=10m, VMS=N machines (as many as fit) share discs while trayd, machines, downloads are killed; SEED=N again
-	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED)
+soak: soak-arguments bin/host$(SUFFIX) ## for SOAK=10m, VMS=N machines (as many as fit) share discs while trayd, machines, downloads are killed; SEED=N ROUND=N again
+	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED) -soak-round $(ROUND)
+
+# Before anything is built.
+soak-arguments:
+	@echo '$(SOAK)' | grep -qE '^([0-9]+h)?([0-9]+m)?([0-9]+s)?$$' && echo '$(SOAK)' | grep -q '[1-9]' || { echo "SOAK=$(SOAK): for how long? as 90s, 10m, 1h30m" >&2; exit 1; }
+	@for n in '$(VMS)' '$(SEED)' '$(ROUND)'; do echo "$$n" | grep -qE '^[0-9]+$$' || { echo "VMS=$(VMS) SEED=$(SEED) ROUND=$(ROUND): each is a number; VMS=0 is as many machines as fit, SEED=0 a seed at random" >&2; exit 1; }; done
+.PHONY: soak-arguments
 
 edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && $(MAKE) -s install DESTDIR=$$root && bin/edge -install $$root shell $(RUN)

@@ -20,23 +20,40 @@ import (
 	"github.com/trayd/trayd/qmp"
 )
 
-// soakVM is a machine of a soak and what is known of its drive.
+// soakVM is a machine of a soak. Its guest has the first of its drives, and leaves another alone.
 type soakVM struct {
-	name string
-	vm   *qemutest.VM
-	side *qmp.Conn
+	name   string
+	vm     *qemutest.VM
+	side   *qmp.Conn
+	drives []*soakDrive
 	// obliging guests hold the door and let it go, and eject only when they are asked to: what
 	// is in their drives is what clients were told.
 	obliging bool
+
+	hand    sync.Mutex // guards below; a guest does one thing at a time
+	guest   *qemutest.Guest
+	ejected bool // the guest has opened the tray by itself in this round: its disc may be taken out
+}
+
+// soakDrive is what is known of a drive.
+type soakDrive struct {
+	vm *soakVM
+	id string
 
 	mu sync.Mutex // guards may; one client at a time changes a drive
 	// may are the discs that may be in: one that a change was confirmed for, and more
 	// when nobody knows what became of one. "" is none.
 	may []string
+}
 
-	hand    sync.Mutex // guards below; a guest does one thing at a time
-	guest   *qemutest.Guest
-	ejected bool // the guest has opened the tray by itself in this round: its disc may be taken out
+func (d *soakDrive) name() string { return d.vm.name + "/" + d.id }
+
+func newSoakVM(name string, obliging bool, drives ...string) *soakVM {
+	v := &soakVM{name: name, obliging: obliging}
+	for _, id := range drives {
+		v.drives = append(v.drives, &soakDrive{vm: v, id: id, may: []string{""}})
+	}
+	return v
 }
 
 // boot starts the machine, again after it was killed.
@@ -46,31 +63,44 @@ func (v *soakVM) boot(s *soak) {
 	for _, path := range append(left, filepath.Join(s.dir, v.name+".side")) {
 		_ = os.Remove(path) // the sockets of the one before
 	}
-	v.vm, v.side = s.running(v.name, qemutest.IDE.With("")...)
+	args := qemutest.IDE.With("")
+	if len(v.drives) > 1 {
+		args = twoDrives
+	}
+	v.vm, v.side = s.running(v.name, args...)
 	v.guest = v.vm.Guest(s.t)
 }
 
-// die kills the machine, and starts it again with an empty drive.
+// die kills the machine, and starts it again with empty drives.
 func (v *soakVM) die(s *soak) {
 	v.hand.Lock()
 	defer v.hand.Unlock()
 	v.vm.Kill()
-	v.mu.Lock() // what a client does meanwhile comes to its end
-	defer v.mu.Unlock()
-	v.may, v.ejected = []string{""}, false
+	for _, d := range v.drives {
+		d.mu.Lock() // what a client does meanwhile comes to its end
+		defer d.mu.Unlock()
+		d.may = []string{""}
+	}
+	v.ejected = false
 	v.boot(s)
 }
 
 // deed is what one client does.
 func (s *soak) deed(choices *rand.Rand) {
 	v := s.all[choices.IntN(len(s.all))]
+	drive := v.drives[choices.IntN(len(v.drives))]
 	discs := append(append([]string{""}, soakVolumes...), soakImages...)
 	disc, image := discs[choices.IntN(len(discs))], soakImages[choices.IntN(len(soakImages))]
-	force := choices.IntN(3) == 0
-	switch n := choices.IntN(10); {
-	case n < 7:
-		s.change(v, disc, force)
-	case n < 9:
+	how := [][]string{nil, nil, nil, {"--force"}, {"--then-force"}}[choices.IntN(5)]
+	verb := []string{"change", "change", "insert"}[choices.IntN(3)]
+	switch n := choices.IntN(21); {
+	case n < 14:
+		s.change(drive, verb, disc, how)
+	case n < 15:
+		if s.code("cancel", drive.name()) == 0 {
+			s.count(&s.counts.Cancelled)
+		}
+	case n < 19:
 		kind := []string{"/", "/slow/", "/cut/"}[choices.IntN(3)]
 		if s.code("image", "add", image, s.web.URL+kind+image+".iso") == 0 {
 			s.count(&s.counts.Added)
@@ -103,31 +133,29 @@ func (s *soak) code(args ...string) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// change changes one machine's disc and notes what may be in afterwards.
-func (s *soak) change(v *soakVM, disc string, force bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	args := []string{"eject", v.name}
+// change changes one drive's disc and notes what may be in afterwards.
+func (s *soak) change(d *soakDrive, verb, disc string, how []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	args := []string{"eject", d.name()}
 	if disc != "" {
-		args = []string{"change", v.name, s.medium(disc)}
+		args = []string{verb, d.name(), s.medium(disc)}
 	}
-	if force {
-		args = append(args, "--force")
-	}
+	args = append(args, how...)
 	switch code := s.code(args...); code {
 	case 0:
 		s.count(&s.counts.Done)
-		v.may = []string{disc}
+		d.may = []string{disc}
 	case 5:
 		s.count(&s.counts.Incomplete)
-		v.may = []string{disc}
+		d.may = []string{disc}
 	case 1, 4: // as it was
 		s.count(&s.counts.Refused)
 		time.Sleep(100 * time.Millisecond) // trayd is down, or its machine is
 	case 3:
 		s.count(&s.counts.Unknown)
-		if !slices.Contains(v.may, disc) {
-			v.may = append(v.may, disc)
+		if !slices.Contains(d.may, disc) {
+			d.may = append(d.may, disc)
 		}
 	default:
 		s.t.Errorf("%s: exit code %d", strings.Join(args, " "), code)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,8 +17,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/trayd/trayd/internal/wire"
 )
 
 // How a soak is asked for (`make soak`). The defaults are for CI.
@@ -25,6 +24,7 @@ var (
 	soakTime = flag.Duration("soak", 2*time.Minute, "how long TestSoak goes on")
 	soakVMs  = flag.Int("soak-vms", 6, "how many machines it has; 0: as many as fit")
 	soakSeed = flag.Uint64("soak-seed", 0, "what its choices begin with; 0 is at random")
+	soakFrom = flag.Int("soak-round", 1, "the round to begin with")
 )
 
 const (
@@ -45,20 +45,18 @@ var (
 // soak is a host with machines at which everything goes wrong at once.
 type soak struct {
 	*volumeRig
-	web *source // of the images
-	all []*soakVM
-	// images are as they were when trayd was stopped.
-	images []wire.Image
-
+	web    *source // of the images
+	all    []*soakVM
 	mu     sync.Mutex // guards tally
 	counts tally
 }
 
 // tally is what has happened.
 type tally struct {
-	Rounds, Done, Refused, Unknown, Incomplete               int // changes of discs
+	Rounds, Done, Refused, Unknown, Incomplete, Cancelled    int // changes of discs
 	Added, NotAdded, Removed                                 int // images
 	GuestEjects, TraydKilled, MachinesKilled, LinesCut, Full int
+	Frozen, Held                                             int // machines; volumes, by somebody else
 }
 
 func (s *soak) count(n *int) {
@@ -69,23 +67,36 @@ func (s *soak) count(n *int) {
 
 // TestSoak has several clients change random discs of many machines that share volumes and
 // images, whose guests hold doors and eject by themselves, while trayd, machines and downloads
-// are killed and the disk with the state file and the images is full now and then. After
-// each round everything is brought to rest, and QEMU, the kernel and the state file say the same
-// of every drive: see check.
+// are killed, machines stop answering, others hold volumes, and the disk with the state file and
+// the images is full now and then. When trayd was killed there is nothing in QEMU and no active
+// volume that it hadn't written down: see checkKilled. After each round everything comes to rest,
+// and QEMU, the kernel and the state file say the same of every drive: see check.
 func TestSoak(t *testing.T) {
+	if *soakTime <= 0 || *soakVMs < 0 || *soakFrom < 1 {
+		t.Fatalf("a soak needs some time (-soak 10m), no fewer than 0 machines (-soak-vms), and begins with a round from 1 on (-soak-round)")
+	}
 	seed := *soakSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
 	s := newSoak(t)
-	again := fmt.Sprintf("the same choices again: make soak SOAK=%s VMS=%d SEED=%d", *soakTime, len(s.all), seed)
-	t.Log(again)
+	again := func() string {
+		on := ""
+		if suite, err := os.ReadFile("/opt/qemu/suite"); err == nil { // as qemu-of --into has left it
+			on = " QEMU=" + strings.TrimSpace(string(suite))
+		}
+		return fmt.Sprintf("the same choices from here on: make soak SOAK=%s VMS=%d SEED=%d ROUND=%d%s", *soakTime, len(s.all), seed, max(s.counts.Rounds, *soakFrom), on)
+	}
+	t.Log(again())
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(again)
+			t.Log(again())
 		}
 	})
 	choices := rand.New(rand.NewPCG(seed, 0))
+	for s.counts.Rounds = 0; s.counts.Rounds < *soakFrom-1; s.counts.Rounds++ {
+		choices.Uint64() // a round's
+	}
 	begin := time.Now()
 	for time.Since(begin) < *soakTime {
 		s.start("")
@@ -97,8 +108,8 @@ func TestSoak(t *testing.T) {
 		s.log.Reset() // only the last round's is of interest
 	}
 	require.NotZero(t, s.counts.Done)
-	if c := s.counts; c.Rounds >= 4 {
-		for _, n := range []int{c.GuestEjects, c.TraydKilled, c.MachinesKilled, c.LinesCut, c.Full} {
+	if c := s.counts; c.Rounds-*soakFrom >= 3 {
+		for _, n := range []int{c.GuestEjects, c.TraydKilled, c.MachinesKilled, c.LinesCut, c.Full, c.Frozen} {
 			require.NotZero(t, n, "something never went wrong: %+v", c)
 		}
 	}
@@ -106,7 +117,9 @@ func TestSoak(t *testing.T) {
 	s.start("")
 	s.up()
 	for _, v := range s.all {
-		require.Eventually(t, func() bool { return s.code("eject", v.name) == 0 }, soakRest, poll, v.name) // a host under load
+		for _, d := range v.drives {
+			require.Eventually(t, func() bool { return s.code("eject", d.name()) == 0 }, soakRest, poll, d.name()) // a host under load
+		}
 	}
 	s.active()
 	s.ok()
@@ -125,12 +138,14 @@ func newSoak(t *testing.T) *soak {
 	}
 	s.web = newSource(t, from)
 	s.extra = "wait = \"1s\"\n[library]\nattempts = 2\nprivate_targets = [\"127.0.0.0/8\"]\n"
-	n := *soakVMs
+	n, fit := *soakVMs, max(2, int((available(t)-soakLeaves)/soakNeeds))
 	if n == 0 {
-		n = max(2, int((available(t)-soakLeaves)/soakNeeds))
+		n = fit
 	}
+	require.LessOrEqual(t, n, fit, "more machines than the edge host has memory for")
 	for i := range n {
-		v := &soakVM{name: fmt.Sprintf("vm%d", i), may: []string{""}, obliging: i%2 == 0}
+		drives := []string{"cd0", "cd1"}[:1+i%3/2] // every third has two
+		v := newSoakVM(fmt.Sprintf("vm%d", i), i%2 == 0, drives...)
 		v.boot(s)
 		s.all = append(s.all, v)
 	}
@@ -180,8 +195,18 @@ func (s *soak) mishaps(choices *rand.Rand) {
 	turn := s.counts.Rounds % 4 // so that a few rounds have all of them
 	full, cut := turn == 1 || choices.IntN(4) == 0, turn == 2 || choices.IntN(2) == 0
 	killTrayd, killVM := turn == 3 || choices.IntN(2) == 0, turn == 0 || choices.IntN(3) == 0
-	victim := s.all[choices.IntN(len(s.all))]
+	freeze, held := turn == 2 || choices.IntN(3) == 0, turn == 3 || choices.IntN(2) == 0
+	victim, volume := s.all[choices.IntN(len(s.all))], soakVolumes[choices.IntN(len(soakVolumes))]
+	if held {
+		defer s.heldByOthers(volume)()
+	}
 	pause()
+	if freeze {
+		s.count(&s.counts.Frozen)
+		victim.vm.Freeze(s.t)
+		pause()
+		victim.vm.Thaw(s.t)
+	}
 	if full {
 		s.count(&s.counts.Full)
 		s.fillDisk(time.Duration(choices.IntN(2000)) * time.Millisecond)
@@ -194,12 +219,27 @@ func (s *soak) mishaps(choices *rand.Rand) {
 	if killTrayd {
 		s.count(&s.counts.TraydKilled)
 		s.kill()
+		s.checkKilled()
 		s.start("")
 	}
 	if killVM { // in whatever is going on
 		s.count(&s.counts.MachinesKilled)
 		victim.die(s)
 	}
+}
+
+// heldByOthers has a volume open, if it is active, until end.
+func (s *soak) heldByOthers(volume string) (end func()) {
+	name, err := exec.Command("dmsetup", "info", "--columns", "--noheadings", "--options", "blkdevname", s.device(volume)).Output()
+	if err != nil {
+		return func() {}
+	}
+	f, err := os.Open("/dev/" + strings.TrimSpace(string(name)))
+	if err != nil { // it has just been released
+		return func() {}
+	}
+	s.count(&s.counts.Held)
+	return func() { f.Close() }
 }
 
 // fillDisk leaves no room for the state file and the images for that long.
