@@ -134,14 +134,16 @@ SOAK ?= 10m
 VMS  ?= 0
 SEED ?= 0
 ROUND ?= 1
+MEMORY ?= 2048
 soak: export CGO_ENABLED = 0
-soak: soak-arguments bin/host$(SUFFIX) ## for SOAK=10m, VMS=N machines (as many as fit) share discs while trayd, machines, downloads are killed; SEED=N ROUND=N again
+soak: export TRAYD_EDGE_MEMORY = $(MEMORY)
+soak: soak-arguments bin/host$(SUFFIX) ## for SOAK=10m, VMS=N machines (as many as fit into a host of MEMORY=2048 MiB) share discs while trayd, machines, downloads are killed; SEED=N ROUND=N again
 	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED) -soak-round $(ROUND)
 
 # Before anything is built.
 soak-arguments:
 	@echo '$(SOAK)' | grep -qE '^([0-9]+h)?([0-9]+m)?([0-9]+s)?$$' && echo '$(SOAK)' | grep -q '[1-9]' || { echo "SOAK=$(SOAK): for how long? as 90s, 10m, 1h30m" >&2; exit 1; }
-	@for n in '$(VMS)' '$(SEED)' '$(ROUND)'; do echo "$$n" | grep -qE '^[0-9]+$$' || { echo "VMS=$(VMS) SEED=$(SEED) ROUND=$(ROUND): each is a number; VMS=0 is as many machines as fit, SEED=0 a seed at random" >&2; exit 1; }; done
+	@for n in '$(VMS)' '$(SEED)' '$(ROUND)' '$(MEMORY)'; do echo "$$n" | grep -qE '^[0-9]+$$' || { echo "VMS=$(VMS) SEED=$(SEED) ROUND=$(ROUND) MEMORY=$(MEMORY): each is a number; VMS=0 is as many machines as fit, SEED=0 a seed at random, MEMORY the edge host's in MiB" >&2; exit 1; }; done
 .PHONY: soak-arguments
 
 edge-shell: build bin/test ## a shell in an edge host (systemd, LVM, QEMU) with trayd installed

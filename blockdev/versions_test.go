@@ -26,7 +26,10 @@ func TestVersions(t *testing.T) {
 		"device":     deviceWithoutID,
 		"duplicate":  wordsOfDuplicate,
 		"missing":    wordsOfMissing,
+		"absent":     wordsOfAbsent,
+		"again":      wordsOfSecondTakingBack,
 		"picture":    formatsOfPictures,
+		"change":     eventsOfChange,
 		"reset":      eventsOfReset,
 	}
 	said, known := documented(t, qemutest.Version(t, qemutest.Binary()))
@@ -212,6 +215,26 @@ func wordsOfMissing(t *testing.T) string {
 	return err.Desc
 }
 
+// wordsOfAbsent: whether a node is there is looked up after a refusal.
+func wordsOfAbsent(t *testing.T) string {
+	_, conn, _ := machineWith(t)
+	err := refusal(t, conn.Execute(t.Context(), "blockdev-del", map[string]string{"node-name": own + "none"}, nil))
+	require.Equal(t, qmp.ClassGeneric, err.Class)
+	return strings.ReplaceAll(err.Desc, own+"none", "X")
+}
+
+// wordsOfSecondTakingBack: what has been taken back is gone, whatever a second try is told.
+func wordsOfSecondTakingBack(t *testing.T) string {
+	_, conn, dir := machineWith(t)
+	disc := lent(t, conn, dir)
+	require.NoError(t, blockdev.TakeBack(t.Context(), conn, disc.FDSet))
+	err := blockdev.TakeBack(t.Context(), conn, disc.FDSet)
+	if err == nil {
+		return "none"
+	}
+	return strings.ReplaceAll(refusal(t, err).Desc, fmt.Sprint(disc.FDSet), "N")
+}
+
 // formatsOfPictures: every QEMU writes PPM, which is what is asked for.
 func formatsOfPictures(t *testing.T) string {
 	_, conn, dir := machineWith(t, "-device", "VGA")
@@ -226,6 +249,21 @@ func formatsOfPictures(t *testing.T) string {
 		return "PPM, PNG"
 	}
 	return "PPM"
+}
+
+// eventsOfChange: a change is confirmed by what is in the drive then.
+func eventsOfChange(t *testing.T) string {
+	_, conn, dir := machineWith(t)
+	events := conn.Subscribe(16)
+	defer events.Close()
+	f, err := blockdev.Probe(t.Context(), conn)
+	require.NoError(t, err)
+	changer := blockdev.Choose(conn, blockdev.Options{Features: f, Own: own})
+	require.NoError(t, changer.Swap(t.Context(), "cd0", lent(t, conn, dir), false))
+	s, err := blockdev.Observe(t.Context(), conn, "cd0")
+	require.NoError(t, err)
+	require.Equal(t, own+"lent", s.Node())
+	return fmt.Sprint(len(trayEvents(events)))
 }
 
 // eventsOfReset: the tray is closed, whatever was said about it.

@@ -165,7 +165,7 @@ func (k *Kit) prepareSaved(ctx context.Context, dir string, linux *guest.Kit, ou
 	if _, err := os.Stat(k.saved); err == nil {
 		return nil
 	}
-	if err := removeOthers(dir, "saved-*", ""); err != nil {
+	if err := removeOthers(dir, "saved-"+memory()+"-*", ""); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "booting the edge host, to save it booted (20 s, once) ...")
@@ -217,7 +217,7 @@ func (k *Kit) savedName(agent string) (string, error) {
 		return "", err
 	}
 	m := Machine{kit: &Kit{}} // where the files lie doesn't matter
-	return "saved-" + key(filepath.Base(k.image), string(program), string(version), binary.ModTime().String(), fmt.Sprint(binary.Size()),
+	return "saved-" + memory() + "-" + key(filepath.Base(k.image), string(program), string(version), binary.ModTime().String(), fmt.Sprint(binary.Size()),
 		fmt.Sprint(kernel.Size()), strings.Join(m.command(), " "), strings.Join(modules, " "), warmUp), nil
 }
 

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,10 +82,14 @@ func (m *Machine) disk(n int) string {
 
 func (m *Machine) socket(name string) string { return filepath.Join(m.dir, name+".sock") }
 
+// memory is how much a host has, in MiB: $TRAYD_EDGE_MEMORY, or what all tests but a large soak
+// do with. One of each size is saved.
+func memory() string { return cmp.Or(os.Getenv("TRAYD_EDGE_MEMORY"), "2048") }
+
 // command is QEMU's command line.
 func (m *Machine) command() []string {
 	args := []string{
-		ground(qemu), "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
+		ground(qemu), "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", memory(),
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", m.kit.kernel, "-initrd", m.kit.initramfs, "-append", "console=ttyS0 quiet panic=-1 tsc=unstable",
 		"-chardev", "file,id=console,append=on,path=" + filepath.Join(m.dir, "console"), "-serial", "chardev:console",
