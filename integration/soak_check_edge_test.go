@@ -4,6 +4,7 @@ package integration_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -34,26 +36,13 @@ func (s *soak) rest() {
 		vms    []agent.VMStatus
 		images []wire.Image
 	)
-	require.Eventually(t, func() bool {
-		for _, v := range s.all {
-			v.hand.Lock()
-			v.guest.Unlock()
-			if !v.obliging {
-				v.guest.Load()
-			}
-			v.hand.Unlock()
+	for end := time.Now().Add(soakRest); ; time.Sleep(4 * poll) {
+		var why string
+		if vms, images, why = s.restless(); why == "" {
+			break
 		}
-		vms = nil
-		if s.get("/v1/vms", &vms) != nil || len(vms) != len(s.all) {
-			return false
-		}
-		for _, rec := range s.records() {
-			if rec.Change != nil || rec.Releasing != nil {
-				return false
-			}
-		}
-		return !slices.ContainsFunc(vms, busyVM) && s.get("/v1/images", &images) == nil && !slices.ContainsFunc(images, onItsWay)
-	}, soakRest, 4*poll, "no rest")
+		require.True(t, time.Now().Before(end), "no rest: %s", why)
+	}
 	for _, status := range vms {
 		v := s.all[slices.IndexFunc(s.all, func(v *soakVM) bool { return v.name == status.Name })]
 		require.Len(t, status.Drives, len(v.drives))
@@ -70,6 +59,39 @@ func (s *soak) rest() {
 	s.stop()
 	_, kept := s.written()
 	require.ElementsMatch(t, namesOf(images), namesOf(kept), "the images of the API and of the state file")
+}
+
+// restless has the guests let go, and says what isn't at rest; "" for nothing.
+func (s *soak) restless() (vms []agent.VMStatus, images []wire.Image, why string) {
+	for _, v := range s.all {
+		v.hand.Lock()
+		v.guest.Unlock()
+		if !v.obliging {
+			v.guest.Load()
+		}
+		v.hand.Unlock()
+	}
+	if err := s.get("/v1/vms", &vms); err != nil {
+		return nil, nil, err.Error()
+	}
+	if len(vms) != len(s.all) {
+		return nil, nil, fmt.Sprintf("%d machines", len(vms))
+	}
+	for _, rec := range s.records() {
+		if rec.Change != nil || rec.Releasing != nil {
+			return nil, nil, fmt.Sprintf("in the state file: %+v", rec)
+		}
+	}
+	if i := slices.IndexFunc(vms, busyVM); i >= 0 {
+		return nil, nil, fmt.Sprintf("%+v", vms[i])
+	}
+	if err := s.get("/v1/images", &images); err != nil {
+		return nil, nil, err.Error()
+	}
+	if i := slices.IndexFunc(images, onItsWay); i >= 0 {
+		return nil, nil, fmt.Sprintf("%+v", images[i])
+	}
+	return vms, images, ""
 }
 
 // observe is what QEMU says of a machine's drives.
