@@ -129,6 +129,38 @@ func TestGuestHoldsOn(t *testing.T) {
 	})
 }
 
+// TestLateAnswerOfEmptyDrive: there is no disc to keep, and still the tray that was closed is
+// closed again.
+func TestLateAnswerOfEmptyDrive(t *testing.T) {
+	guests(t, func(t *testing.T, kind qemutest.Drive, strategy func(*Options)) {
+		r, g, _, b := lockedRig(t, kind, strategy)
+		answersLate := func() {
+			require.NotNil(t, r.record().Asked)
+			g.Unlock()
+			require.Empty(t, g.Eject())
+			r.event(EventTrayPutRight)
+			r.holds("vm", "")
+			require.Nil(t, r.record().Asked)
+		}
+		o := r.begin(Eject, "vm", "")
+		r.waiting(o)
+		require.Contains(t, r.event(EventWaiting).Detail, "guest")
+		require.True(t, g.EjectRequested(), "the guest has fetched it")
+		_, err := r.agent.Force("vm", "", Caller{Name: "somebody"})
+		require.NoError(t, err)
+		_, err = r.finish(o)
+		require.NoError(t, err)
+		answersLate()
+		g.EjectRequested() // takes note that the disc has gone, which is the first event
+		g.Lock()
+		r.refused(DriveLocked, Insert, "vm", b, wait(300*time.Millisecond))
+		require.True(t, g.EjectRequested())
+		answersLate()
+		r.done(Insert, "vm", b)
+		require.Equal(t, "DISC_B", g.Volume())
+	})
+}
+
 func TestCancel(t *testing.T) {
 	for _, verb := range []string{Replace, Eject} {
 		t.Run(verb, func(t *testing.T) {

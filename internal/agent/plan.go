@@ -269,6 +269,9 @@ func planEjecting(rec Record, obs Observation) []Step {
 			steps = append(steps, CloseTray{})
 		}
 		next.Loaded, next.Asked = nil, nil
+		if c.Asked { // taken by force, and the guest may still open the empty tray
+			next.Asked = &Asked{Operation: c.ID}
+		}
 		next.Last = outcome(c, Done, "", obs)
 		return append(append(steps, strays(obs, "")...), Write{next, EventEjected, ejected(rec)})
 	case c.From.Node:
@@ -324,7 +327,7 @@ func back(rec Record, obs Observation, steps []Step) []Step {
 	c := rec.Change
 	next := rec
 	next.Change, next.Asked = nil, nil
-	if c.Asked && c.From.Node != "" && !c.From.TrayOpen {
+	if c.Asked && !c.From.TrayOpen {
 		next.Asked = &Asked{Operation: c.ID, Node: c.From.Node}
 	}
 	result, reason := Failed, "interrupted before the disc was changed: the drive is as it was"

@@ -262,7 +262,7 @@ func (s scenario) endWrong(w *world, from Before) string {
 
 // lateAnswerWrong has the guest answer a request that was withdrawn, or not in time.
 func (s scenario) lateAnswerWrong(w *world, changer blockdev.Changer) string {
-	if w.rec.Asked == nil && (!w.asked || w.node == "" || w.open || w.emptied || w.theirMove || w.vm != Present) {
+	if w.rec.Asked == nil && (!w.asked || w.open || w.emptied || w.theirMove || w.vm != Present) {
 		return ""
 	}
 	late := *w

@@ -124,7 +124,7 @@ const ByGuest = "guest"
 // Asked is a withdrawn eject request.
 type Asked struct {
 	Operation string `json:"operation"`
-	Node      string `json:"node"` // the disc that was in
+	Node      string `json:"node"` // the disc that was in; "" for none
 }
 
 // aim gives the change a target that more is known of.
