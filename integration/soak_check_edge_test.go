@@ -171,7 +171,7 @@ func (s *soak) checkKilled() {
 			ours = append(ours, loan.Node)
 		}
 		for i, name := range ours { // the disc tried in a node of its own, the old one opened again
-			ours[i] = strings.TrimSuffix(strings.TrimSuffix(name, "-try"), "-old")
+			ours[i] = strings.TrimSuffix(strings.TrimSuffix(name, blockdev.TrySuffix), "-old")
 		}
 		require.Subset(t, nodes[v.name], ours, "nodes and loans in %s of which nothing is written: %+v", v.name, records)
 	}
