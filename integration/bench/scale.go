@@ -81,7 +81,7 @@ func (b *bench) scaleTo(ctx context.Context, n int) (err error) {
 	add("list of all", spread(list), "below 1 s, where a machine counts as silent")
 
 	for i := 0; i < n; i += 100 {
-		fleet[i].slower(slowAnswer)
+		fleet[i].Slower(slowAnswer)
 	}
 	beside, _, err := b.scaleChanges(d, n, 1, func(i int) bool { return i%100 != 0 })
 	if err != nil {
