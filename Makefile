@@ -164,6 +164,10 @@ compare: build ## trayd beside libvirt, a script and the floor: docs/comparison.
 	@integration/install-deps compare
 	@$(WITH_QEMU) $(GO) run -buildvcs=false ./integration/compare -bin bin $(COMPARE)
 
+.PHONY: scale
+scale: build ## one trayd with up to 3,000 simulated machines: docs/scale.md
+	@$(WITH_QEMU) $(GO) run -buildvcs=false ./integration/bench -bin bin -only scale -o docs/scale.md
+
 # By version, and not as tools of go.mod: that lists what trayd is made of.
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0

@@ -5,12 +5,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -21,8 +23,9 @@ func main() {
 	b := &bench{}
 	flag.StringVar(&b.bin, "bin", "bin", "directory of trayd and trayctl")
 	flag.IntVar(&b.rounds, "rounds", 200, "rounds of each interleaved measurement")
-	flag.StringVar(&b.only, "only", "", "only this measurement: journal, change, command, fleet, ingest, machines, sizes, iso, reads, events, page, scale, or volumes, which needs an edge host")
-	flag.IntVar(&b.most, "most", 3000, "machines of the largest simulation of -only scale")
+	flag.StringVar(&b.only, "only", "", "only this `measurement`: "+strings.Join(b.names(), ", ")+"; volumes needs an edge host")
+	flag.IntVar(&b.most, "most", 3000, "machines of the largest simulation of scale, 100 or more")
+	flag.StringVar(&b.out, "o", "", "with -only scale: write docs/scale.md's text to this `file`")
 	flag.BoolVar(&b.libvirt, "libvirt", true, "measure virsh too (its packages must be installed)")
 	flag.Parse()
 	if flag.Arg(0) == "part" { // of a measurement, in a process of its own
@@ -31,6 +34,10 @@ func main() {
 			os.Exit(1)
 		}
 		return
+	}
+	if err := b.check(flag.Args()); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -46,11 +53,52 @@ type bench struct {
 	rounds  int
 	only    string
 	most    int
+	out     string
 	libvirt bool
 	discs   [2]string
 	extra   string // more of trayd's configuration
 	rows    []row
 	ends    []func() // in reverse, at the end
+}
+
+// check refuses what can't be meant.
+func (b *bench) check(args []string) error {
+	switch {
+	case len(args) > 0:
+		return fmt.Errorf("no argument is taken but options: %q", args[0])
+	case b.only != "" && !slices.Contains(b.names(), b.only):
+		return fmt.Errorf("no measurement is called %q: -only takes %s", b.only, strings.Join(b.names(), ", "))
+	case b.rounds < fewestRounds:
+		return fmt.Errorf("-rounds %d: at least %d, since some take a fifth of them", b.rounds, fewestRounds)
+	case b.most < scaleSizes[0]:
+		return fmt.Errorf("-most %d: at least %d machines", b.most, scaleSizes[0])
+	case b.out != "" && b.only != "scale":
+		return errors.New("-o is for -only scale")
+	}
+	return nil
+}
+
+// fewestRounds leaves each measurement one round: volumes takes a fifth of them.
+const fewestRounds = 5
+
+// measurement is one of those that -only names.
+type measurement struct {
+	name    string
+	measure func(context.Context) error
+}
+
+func (b *bench) measurements() []measurement {
+	return []measurement{
+		{"journal", b.journal}, {"change", b.change}, {"command", b.command}, {"fleet", b.fleet}, {"ingest", b.ingest}, {"machines", b.own}, {"sizes", b.sizes}, {"iso", b.iso}, {"reads", b.reads}, {"page", b.page}, {"events", b.events}, {"scale", b.scale}, {"volumes", b.volumes},
+	}
+}
+
+func (b *bench) names() []string {
+	var names []string
+	for _, m := range b.measurements() {
+		names = append(names, m.name)
+	}
+	return names
 }
 
 // row is one line of the table.
@@ -74,12 +122,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for _, m := range []struct {
-		name    string
-		measure func(context.Context) error
-	}{
-		{"journal", b.journal}, {"change", b.change}, {"command", b.command}, {"fleet", b.fleet}, {"ingest", b.ingest}, {"machines", b.own}, {"sizes", b.sizes}, {"iso", b.iso}, {"reads", b.reads}, {"page", b.page}, {"events", b.events}, {"scale", b.scale}, {"volumes", b.volumes},
-	} {
+	for _, m := range b.measurements() {
 		if b.only != m.name && (b.only != "" || m.name == "volumes") {
 			continue
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,7 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/internal/simulated"
 )
 
 const (
@@ -19,82 +23,193 @@ const (
 	slowAnswer   = 400 * time.Millisecond
 )
 
+// scaleSizes are the numbers of machines.
+var scaleSizes = []int{100, 300, 1000, 3000}
+
+// unitFiles is LimitNOFILE of systemd/trayd.service, which trayd is measured under.
+const unitFiles = 16384
+
+// scaled is what was measured with one number of machines.
+type scaled struct {
+	Machines      int
+	Ready, All    time.Duration // from the start
+	StartCPU      time.Duration
+	Rest          peer.Usage
+	RestCPU       time.Duration // in idleFor
+	Whole         time.Duration // one change in each
+	Changes, List []time.Duration
+	ChangesCPU    time.Duration
+	Threads       int // in the end: Go ends none
+	// With one machine in a hundred that is slow: the changes of the others and of those
+	// machines, and the list.
+	Others, Slow, SlowList []time.Duration
+	OthersCPU              time.Duration
+}
+
 // scale measures one trayd with ever more machines, of which there are only the monitors. What
 // grows faster than their number is where the limit lies.
 func (b *bench) scale(ctx context.Context) error {
-	for _, n := range []int{100, 300, 1000, 3000} {
+	var all []scaled
+	for _, n := range scaleSizes {
 		if n > b.most {
 			break
 		}
-		if err := b.scaleTo(ctx, n); err != nil {
+		s, err := b.scaleTo(ctx, n)
+		if err != nil {
 			return fmt.Errorf("%d machines: %w", n, err)
 		}
+		all = append(all, *s)
 	}
-	return nil
+	if b.out == "" {
+		return nil
+	}
+	return b.writeScale(ctx, all)
 }
 
-func (b *bench) scaleTo(ctx context.Context, n int) (err error) {
+func (b *bench) scaleTo(ctx context.Context, n int) (*scaled, error) {
 	fmt.Printf("%d simulated machines ...\n", n)
 	dir := filepath.Join(b.dir, fmt.Sprintf("scale%d", n))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	before := len(b.ends)
 	defer func() { b.endFrom(before) }()
 	fleet, err := b.simulate(dir, n)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	began := time.Now()
-	d, err := b.startTrayd(dir)
+	s := &scaled{Machines: n}
+	d, err := b.scaleStart(ctx, dir, s)
 	if err != nil {
-		return err
-	}
-	ready := time.Since(began)
-	if err := d.attached(ctx, n); err != nil {
-		return err
-	}
-	all := time.Since(began)
-	up, err := peer.UsageOf(d.PID())
-	if err != nil {
-		return err
+		return nil, err
 	}
 	add := func(what, ours, target string) {
 		b.add(fmt.Sprintf("%d machines: %s", n, what), ours, "-", "-", target)
 	}
-	add("start", fmt.Sprintf("ready %s, all attached %s, CPU %s", short(ready), short(all), short(up.CPU)), "reported")
+	add("start", fmt.Sprintf("ready %s, all attached %s, CPU %s", short(s.Ready), short(s.All), short(s.StartCPU)), "reported")
 	if err := d.settle(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	if err := b.scaleIdle(ctx, d, add); err != nil {
-		return err
-	}
-	took, whole, err := b.scaleChanges(d, n, 0, func(int) bool { return true })
+	rested, rest, err := d.rests(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	add("one change each", fmt.Sprintf("%s in all, p50 %s, p99 %s", short(whole), short(median(took)), short(took[len(took)*99/100])), "reported")
-	list, err := d.lists()
-	if err != nil {
+	s.Rest, s.RestCPU = rest, rest.CPU-rested.CPU
+	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", rest.Resident, rest.Files, rest.Threads, s.RestCPU.Seconds()/idleFor.Seconds()*100), "reported")
+	if s.ChangesCPU, err = d.uses(func() (err error) {
+		s.Changes, s.Whole, err = b.scaleChanges(d, n, 0, func(int) bool { return true })
 		return err
+	}); err != nil {
+		return nil, err
 	}
-	add("list of all", spread(list), "below 1 s, where a machine counts as silent")
+	add("one change each", fmt.Sprintf("%s in all, p50 %s, p99 %s, CPU %s", short(s.Whole), short(median(s.Changes)), short(p99(s.Changes)), short(s.ChangesCPU)), "reported")
+	if s.List, err = d.lists(); err != nil {
+		return nil, err
+	}
+	add("list of all", spread(s.List), "below 1 s, where a machine counts as silent")
+	if err := b.scaleSlow(d, fleet, s); err != nil {
+		return nil, err
+	}
+	add(fmt.Sprintf("one in a hundred takes %s to answer, and is changed at the same time", slowAnswer),
+		fmt.Sprintf("changes of the others p50 %s, p99 %s, CPU %s; of the slow ones p50 %s; list %s", short(median(s.Others)), short(p99(s.Others)), short(s.OthersCPU), short(median(s.Slow)), spread(s.SlowList)),
+		fmt.Sprintf("the others as before: p50 %s, p99 %s", short(median(s.Changes)), short(p99(s.Changes))))
+	last, err := peer.UsageOf(d.PID())
+	s.Threads = last.Threads
+	return s, err
+}
 
-	for i := 0; i < n; i += 100 {
-		fleet[i].slower(slowAnswer)
-	}
-	beside, _, err := b.scaleChanges(d, n, 1, func(i int) bool { return i%100 != 0 })
+// scaleStart starts trayd under its unit's limit of files.
+func (b *bench) scaleStart(ctx context.Context, dir string, s *scaled) (*daemon, error) {
+	began := time.Now()
+	d, err := b.startTrayd(dir)
 	if err != nil {
+		return nil, err
+	}
+	s.Ready = time.Since(began)
+	if err := unix.Prlimit(d.PID(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: unitFiles, Max: unitFiles}, nil); err != nil {
+		return nil, fmt.Errorf("limit trayd's files: %w", err)
+	}
+	if err := d.attached(ctx, s.Machines); err != nil {
+		return nil, err
+	}
+	s.All = time.Since(began)
+	up, err := peer.UsageOf(d.PID())
+	s.StartCPU = up.CPU
+	return d, err
+}
+
+// scaleSlow makes one machine in a hundred slow. Clients of their own change the slow ones,
+// again and again, while the others are changed once; the list is looked at afterwards.
+func (b *bench) scaleSlow(d *daemon, fleet []*simulated.Machine, s *scaled) error {
+	slow := func(i int) bool { return i%100 == 0 }
+	var (
+		clients sync.WaitGroup
+		mu      sync.Mutex // guards s.Slow and failed
+		failed  error
+		over    = make(chan struct{})
+	)
+	for i, m := range fleet {
+		if !slow(i) {
+			continue
+		}
+		m.Slower(slowAnswer)
+		before := count(m.Commands(), "add-fd")
+		clients.Go(func() {
+			for round := 1; ; round++ {
+				began := time.Now()
+				err := d.change(fmt.Sprintf("vm%d", i), b.discs[(i+round)%2])
+				mu.Lock()
+				s.Slow, failed = append(s.Slow, time.Since(began)), errors.Join(failed, err)
+				mu.Unlock()
+				select {
+				case <-over:
+					return
+				default:
+				}
+				if err != nil {
+					return
+				}
+			}
+		})
+		m.Wait("add-fd", before+1) // it is in the middle of a change
+	}
+	var err error
+	s.OthersCPU, err = d.uses(func() (err error) {
+		s.Others, _, err = b.scaleChanges(d, len(fleet), 1, func(i int) bool { return !slow(i) })
+		return err
+	})
+	close(over)
+	clients.Wait()
+	slices.Sort(s.Slow)
+	if err = errors.Join(err, failed); err != nil {
 		return err
 	}
-	list, err = d.lists()
-	if err != nil {
-		return err
+	s.SlowList, err = d.lists()
+	return err
+}
+
+func count(all []string, name string) (n int) {
+	for _, one := range all {
+		if one == name {
+			n++
+		}
 	}
-	add(fmt.Sprintf("one in a hundred takes %s to answer", slowAnswer),
-		fmt.Sprintf("changes of the others p50 %s, p99 %s; list %s", short(median(beside)), short(beside[len(beside)*99/100]), spread(list)),
-		fmt.Sprintf("the others as before; p50 was %s", short(median(took))))
-	return nil
+	return n
+}
+
+func p99(d []time.Duration) time.Duration { return d[len(d)*99/100] }
+
+// uses is the processor time that trayd takes while f runs.
+func (d *daemon) uses(f func() error) (time.Duration, error) {
+	before, err := peer.UsageOf(d.PID())
+	if err != nil {
+		return 0, err
+	}
+	if err := f(); err != nil {
+		return 0, err
+	}
+	after, err := peer.UsageOf(d.PID())
+	return after.CPU - before.CPU, err
 }
 
 // endFrom ends what was begun since.
@@ -138,15 +253,6 @@ func (d *daemon) settle(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
-}
-
-func (b *bench) scaleIdle(ctx context.Context, d *daemon, add func(what, ours, target string)) error {
-	before, after, err := d.rests(ctx)
-	if err != nil {
-		return err
-	}
-	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", after.Resident, after.Files, after.Threads, (after.CPU-before.CPU).Seconds()/idleFor.Seconds()*100), "reported")
-	return nil
 }
 
 // scaleChanges changes the disc of each machine that is wanted, by so many clients at once.

@@ -86,7 +86,7 @@ func (t *Trayd) Start(context.Context) error {
 	}
 	t.Ready = time.Since(began)
 	t.Client = &http.Client{Transport: &http.Transport{
-		MaxIdleConnsPerHost: 100,
+		MaxIdleConnsPerHost: 200, // as many clients as a measurement has, and some
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", t.Socket())
 		},
