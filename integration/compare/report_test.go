@@ -60,7 +60,7 @@ func TestRender(t *testing.T) {
 	}
 	gone := fault.All()[3]
 	require.Equal(t, "new image vanishes for good", gone.Name)
-	r.Volumes = []faultRow{{"trayd", gone, fault.Count{Runs: 3, Kept: 3, True: 3, Clean: 2, Notes: map[string]int{"volumes active: +1": 1}, Ended: map[string]int{"OLD": 2, "FRESH": 1}}}}
+	r.Volumes = []faultRow{{"trayd", gone, fault.Count{Runs: 3, Kept: 3, True: 3, Clean: 2, Notes: map[string]int{"active: fault-OLD, fault-GONE": 1}, Ended: map[string]int{"OLD": 2, "FRESH": 1}}}}
 	r.Usages = []usage{{"trayd", 1, []peer.Usage{{Resident: 16.26, Threads: 6}, {Resident: 16.5, Threads: 6}, {Resident: 16.41, Threads: 6}}}}
 	text, err := r.render()
 	require.NoError(t, err)
@@ -79,7 +79,7 @@ func TestRender(t *testing.T) {
 	require.Contains(t, text, "- new image missing: in the drive: no disc (1)")
 	require.Contains(t, text, "| libvirt | not computed: no lists | – |")
 	require.Contains(t, text, "| new image vanishes for good | 3 · 3 · 2 of 3 |")
-	require.Contains(t, text, "- new image vanishes for good: volumes active: +1 (1)")
+	require.Contains(t, text, "- new image vanishes for good: active: fault-OLD, fault-GONE (1)")
 	require.Contains(t, text, "; trayd with volumes FRESH 1, OLD 2\n")
 	require.Contains(t, text, "| trayd | 1 | 16.4 MiB (16.3–16.5) | 0.0 MiB | 0.0 MiB | 6 | 0 |")
 	require.NotContains(t, text, "<no value>")

@@ -13,6 +13,7 @@ package fault
 import (
 	"context"
 	"math/rand/v2"
+	"runtime"
 	"time"
 
 	"github.com/trayd/trayd/internal/wire"
@@ -42,7 +43,7 @@ func All() []Fault {
 		{"new image missing", "the file doesn't exist", "the old disc", false, missing},
 		{"new image unreadable", "a file on a disk that fails: it can be opened, and reads of its content end with EIO", "the old disc", false, unreadable},
 		{"new image vanishes and comes back", "the file is renamed away and back, about every 200 µs, while the change is asked for", "the old disc if the answer was an error, else the new one", true, vanishing},
-		{"new image vanishes for good", "the file is unlinked at a random moment of the change (0 to 1.2 of its median duration)", "the old disc if the answer was an error, else the new one", true, removed},
+		{"new image vanishes for good", "the file is unlinked at a random moment of the change (0 to 1.2 of its median duration, half of the runs in its first tenth)", "the old disc if the answer was an error, else the new one", true, removed},
 		{"guest holds the lock", "the guest has locked the door and keeps it; the change is asked for without force", "the old disc", false, locked},
 		{"guest lets go late", "as before; when the contender has given up (libvirt after 5 s), the guest does what it was asked for and ejects, as one under load does", "the old disc, in a closed tray", false, late},
 		{"daemon killed in the middle", "kill -9 at a random moment of the change (0 to 1.2 of its median duration), then started again", "exactly one of the two, whole; the new one if the change had been confirmed", true, daemonKilled},
@@ -88,13 +89,18 @@ func vanishing(ctx context.Context, r *Rig) ([]string, error) {
 	return r.ends(err), nil
 }
 
-// removed removes the disc at a random moment of the change.
+// removed removes the disc at a random moment of the change. A contender opens it soon, so
+// half of the moments are in the first tenth.
 func removed(ctx context.Context, r *Rig) ([]string, error) {
 	disc, err := r.discs.spare(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return r.ends(r.meanwhile(ctx, disc, r.discs.remove)), nil
+	at := r.moment()
+	if rand.N(2) == 0 {
+		at /= 12
+	}
+	return r.ends(r.meanwhile(ctx, disc, at, r.discs.remove)), nil
 }
 
 func locked(ctx context.Context, r *Rig) ([]string, error) {
@@ -117,7 +123,7 @@ func late(ctx context.Context, r *Rig) ([]string, error) {
 }
 
 func daemonKilled(ctx context.Context, r *Rig) ([]string, error) {
-	err := r.meanwhile(ctx, r.fresh(), r.contender.Kill)
+	err := r.meanwhile(ctx, r.fresh(), r.moment(), r.contender.Kill)
 	if e := r.contender.Start(ctx); e != nil {
 		return nil, e
 	}
@@ -136,7 +142,7 @@ func guestEjects(ctx context.Context, r *Rig) ([]string, error) {
 // machineKilled looks at what is said of the dead machine, and leaves the next one to be
 // looked at as after any fault.
 func machineKilled(ctx context.Context, r *Rig) ([]string, error) {
-	err := r.meanwhile(ctx, r.fresh(), r.machine().Kill)
+	err := r.meanwhile(ctx, r.fresh(), r.moment(), r.machine().Kill)
 	r.answered = err
 	r.untrue = r.saysDead(ctx)
 	r.retire()
@@ -149,12 +155,20 @@ func machineKilled(ctx context.Context, r *Rig) ([]string, error) {
 	return []string{old}, r.ask(ctx, wire.Insert, vm, r.old())
 }
 
-// meanwhile has the disc changed and does something at a random moment of that. It returns
-// the change's answer.
-func (r *Rig) meanwhile(ctx context.Context, disc string, do func()) error {
+// moment is a random one of a change: 0 to 1.2 of its median duration.
+func (r *Rig) moment() time.Duration { return rand.N(r.duration * 12 / 10) }
+
+// meanwhile has the disc changed and does something so long after the begin. It returns the
+// change's answer.
+func (r *Rig) meanwhile(ctx context.Context, disc string, at time.Duration, do func()) error {
+	const exact = time.Millisecond // what a sleep may be late by
 	answer := make(chan error, 1)
+	began := time.Now()
 	go func() { answer <- r.change(ctx, disc) }()
-	time.Sleep(rand.N(r.duration * 12 / 10))
+	time.Sleep(at - exact)
+	for time.Since(began) < at {
+		runtime.Gosched()
+	}
 	do()
 	return <-answer
 }

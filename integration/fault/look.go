@@ -142,12 +142,10 @@ func (r *Rig) left(ctx context.Context, d drive) string {
 			return fmt.Sprintf("left in the daemon: %d descriptors of discs", n)
 		}
 	}
-	active, err := r.discs.active(ctx)
-	if err != nil {
+	if active, err := r.discs.left(ctx, d); err != nil {
 		return err.Error()
-	}
-	if active != nil && len(active) != discs {
-		return fmt.Sprintf("volumes active: %+d", len(active)-discs)
+	} else if active != "" {
+		return active
 	}
 	found, err := r.contender.Left(ctx)
 	if err != nil {

@@ -24,8 +24,9 @@ type media interface {
 	remove()
 	// is says whether a descriptor is of a disc, by its link in /proc.
 	is(link string) bool
-	// active are the discs' volumes that are active, as the kernel says; nil for files.
-	active(ctx context.Context) ([]string, error)
+	// left says which volumes are active, as the kernel says, where it isn't just that of the
+	// disc in the drive; "" is well.
+	left(ctx context.Context, d drive) (string, error)
 	// close removes what must not stay.
 	close()
 }
@@ -64,6 +65,6 @@ func (f *files) is(link string) bool {
 	return strings.HasPrefix(link, f.dir+"/") && strings.Contains(link, ".iso")
 }
 
-func (*files) active(context.Context) ([]string, error) { return nil, nil }
+func (*files) left(context.Context, drive) (string, error) { return "", nil }
 
 func (f *files) close() { f.failing.close() }

@@ -1,10 +1,12 @@
 package fault
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/trayd/trayd/internal/qemutest"
@@ -136,17 +138,40 @@ func (*volumes) is(link string) bool {
 	return strings.HasPrefix(link, "/dev/dm-") || strings.HasPrefix(link, "/dev/mapper/") && link != "/dev/mapper/control"
 }
 
-func (*volumes) active(ctx context.Context) ([]string, error) {
-	all, err := command(ctx, "dmsetup", "ls")
-	active := []string{}
-	for line := range strings.Lines(all) {
+func (*volumes) left(ctx context.Context, d drive) (string, error) {
+	devices, err := command(ctx, "dmsetup", "ls")
+	if err != nil {
+		return "", err
+	}
+	var active []string
+	for line := range strings.Lines(devices) {
 		name, _, ok := strings.Cut(line, "\t")
 		// "No devices found" has no tab; a hyphen ends the group's name.
 		if ok && (strings.HasPrefix(name, group+"-") || strings.HasPrefix(name, failed+"-")) {
 			active = append(active, name)
 		}
 	}
-	return active, err
+	return unexplained(active, d), nil
+}
+
+// unexplained is "" if just the volume of the disc that is in is active.
+func unexplained(active []string, d drive) string {
+	switch {
+	case !d.inserted && len(active) == 0:
+		return ""
+	case d.inserted && len(active) == 1 && (d.volume == none || slices.Contains(contents[active[0]], d.volume)):
+		return "" // a guest can't read what is in an open tray
+	}
+	return "active: " + cmp.Or(strings.Join(active, ", "), "no volume")
+}
+
+// contents are what a guest may read off each volume, by its device's name.
+var contents = map[string][]string{
+	group + "-" + old:    {old},
+	group + "-" + fresh:  {fresh},
+	group + "-GONE":      {fresh},
+	group + "-AWAY":      {fresh},
+	failed + "-" + fresh: {unread},
 }
 
 func (v *volumes) close() {
