@@ -160,9 +160,10 @@ bench: build bin/test ## the figures, side by side with the raw floor and virsh,
 		bin/edge -install $$root shell trayd-bench -bin /usr/bin -only volumes
 
 COMPARE ?=
-compare: build ## trayd beside libvirt, a script and the floor: docs/comparison.md; COMPARE='-rounds 5 -faults 3 -o -' for a look (needs root)
+compare: build bin/test ## trayd beside libvirt, a script and the floor: docs/comparison.md; COMPARE='-rounds 5 -faults 3 -o -' for a look (needs root)
 	@integration/install-deps compare
-	@$(WITH_QEMU) $(GO) run -buildvcs=false ./integration/compare -bin bin $(COMPARE)
+	$(BUILD) -o bin/ ./integration/compare ./integration/compare/floor
+	@$(WITH_QEMU) bin/compare -bin bin $(COMPARE)
 
 .PHONY: scale
 scale: build ## one trayd with up to 3,000 simulated machines: docs/scale.md

@@ -6,9 +6,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/trayd/trayd/integration/peer"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestCheck: a measurement that nobody knows isn't an empty table.
 func TestCheck(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/integration/raw"
 	"github.com/trayd/trayd/internal/wire"
 	"github.com/trayd/trayd/state"
 )
@@ -29,11 +30,11 @@ func (b *bench) journal(context.Context) error {
 		return err
 	}
 	defer f.Close()
-	value := string(peer.Record())
+	value := string(raw.Record())
 	ours, bare, err := interleave(5*b.rounds,
 		func(int) error { return j.Put("drive/vm/cd0", value) },
 		func(int) error {
-			if _, err := f.Write(peer.Record()); err != nil {
+			if _, err := f.Write(raw.Record()); err != nil {
 				return err
 			}
 			return unix.Fdatasync(int(f.Fd()))
@@ -62,7 +63,7 @@ func (b *bench) change(context.Context) error {
 		return err
 	}
 	defer d.Stop()
-	floor, err := peer.DialRaw(filepath.Join(other, "run/raw0.qmp"), filepath.Join(b.dir, "raw.log"))
+	floor, err := raw.Dial(filepath.Join(other, "run/raw0.qmp"), filepath.Join(b.dir, "raw.log"))
 	if err != nil {
 		return err
 	}
@@ -171,10 +172,10 @@ func (b *bench) fleet(ctx context.Context) error {
 	}
 	defer d.Stop()
 	time.Sleep(3 * time.Second) // let it ask the QEMUs for their features, which the figure leaves out
-	floors := make([]*peer.Raw, many)
+	floors := make([]*raw.Conn, many)
 	for i := range floors {
 		var err error
-		if floors[i], err = peer.DialRaw(filepath.Join(other, fmt.Sprintf("run/raw%d.qmp", i)), ""); err != nil {
+		if floors[i], err = raw.Dial(filepath.Join(other, fmt.Sprintf("run/raw%d.qmp", i)), ""); err != nil {
 			return err
 		}
 	}

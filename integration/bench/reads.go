@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/integration/raw"
 )
 
 const (
@@ -52,7 +53,7 @@ func (b *bench) reads(ctx context.Context) error {
 	if err := b.machines(other, "raw", 1); err != nil {
 		return err
 	}
-	floor, err := peer.DialRaw(filepath.Join(other, "run/raw0.qmp"), "")
+	floor, err := raw.Dial(filepath.Join(other, "run/raw0.qmp"), "")
 	if err != nil {
 		return err
 	}

@@ -13,80 +13,118 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/trayd/trayd/integration/peer"
 	"github.com/trayd/trayd/internal/wire"
 )
 
 // durableCalls are what a program makes something durable or atomic with.
 const durableCalls = "fsync,fdatasync,sync_file_range,syncfs,sync,msync,rename,renameat,renameat2"
 
-// durable counts the daemons' durable writes during changes, in a pass of its own: strace
-// slows them down.
+// durable counts the durable writes of a change, in a pass of its own: strace slows them
+// down. Of those without a daemon, whole commands are traced.
 func (c *comparison) durable(ctx context.Context, k contenders) error {
 	const changes = 20
 	fmt.Println("durable writes of a change, by strace ...")
 	for _, one := range k.daemons() {
 		ask := one.Persistent()
-		if err := ask(ctx, wire.Insert, "vm0", c.discs[0]); err != nil {
+		err := c.tracedChanges(ctx, one.Name(), ask, changes, func(log string, f func() error) error { return traced(log, one.PID(), f) })
+		if err != nil {
 			return err
 		}
-		counts, err := traced(filepath.Join(c.dir, one.Name()+".strace"), one.PID(), func() error {
-			for i := range changes {
-				if err := ask(ctx, wire.Replace, "vm0", c.discs[(i+1)%2]); err != nil {
-					return err
-				}
-			}
-			return nil
+	}
+	for _, one := range []struct {
+		name   string
+		who    peer.Contender
+		before *[]string
+	}{{script, k.script, &k.script.Before}, {floorAPI, k.floor, &k.floor.Before}} {
+		err := c.tracedChanges(ctx, one.name, one.who.Command(), changes, func(log string, f func() error) error {
+			*one.before = append(strace(log), "-A", "--") // each command adds to what is there
+			defer func() { *one.before = nil }()
+			return f()
 		})
 		if err != nil {
 			return err
 		}
-		if err := ask(ctx, wire.Eject, "vm0", ""); err != nil {
-			return err
-		}
-		d := durable{Name: one.Name()}
-		for call, n := range counts {
-			if strings.HasPrefix(call, "rename") {
-				d.Renames += float64(n) / changes
-			} else {
-				d.Syncs += float64(n) / changes
-			}
-		}
-		fmt.Printf("  %s: %.1f syncs, %.1f renames a change\n", d.Name, d.Syncs, d.Renames)
-		c.Durable = append(c.Durable, d)
 	}
 	return nil
 }
 
-// traced counts a process's calls while f runs, with those of its threads and children.
-func traced(log string, pid int, f func() error) (map[string]int, error) {
-	strace := exec.Command("strace", "-f", "-q", "-e", "trace="+durableCalls, "-e", "signal=none", "-o", log, "-p", strconv.Itoa(pid))
-	strace.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := strace.Start(); err != nil {
-		return nil, fmt.Errorf("%w (Debian: strace)", err)
+// tracedChanges has so many changes traced into a file, and counts the calls.
+func (c *comparison) tracedChanges(ctx context.Context, name string, ask peer.Ask, changes int, trace func(log string, f func() error) error) error {
+	if err := ask(ctx, wire.Insert, "vm0", c.discs[0]); err != nil {
+		return err
 	}
-	if err := attached(pid, strace.Process.Pid); err != nil {
-		return nil, err
+	log := filepath.Join(c.dir, strings.ReplaceAll(name, " ", "-")+".strace")
+	if err := trace(log, func() error {
+		for i := range changes {
+			if err := ask(ctx, wire.Replace, "vm0", c.discs[(i+1)%2]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("%s, traced: %w", name, err)
+	}
+	if err := ask(ctx, wire.Eject, "vm0", ""); err != nil {
+		return err
+	}
+	counts, err := calls(log)
+	if err != nil {
+		return err
+	}
+	d := durable{Name: name}
+	for call, n := range counts {
+		if strings.HasPrefix(call, "rename") {
+			d.Renames += float64(n) / float64(changes)
+		} else {
+			d.Syncs += float64(n) / float64(changes)
+		}
+	}
+	fmt.Printf("  %s: %.1f syncs, %.1f renames a change\n", d.Name, d.Syncs, d.Renames)
+	c.Durable = append(c.Durable, d)
+	return nil
+}
+
+// strace is the command that writes into log what a process makes durable, with its threads
+// and children.
+func strace(log string) []string {
+	return []string{"strace", "-f", "-q", "-e", "trace=" + durableCalls, "-e", "signal=none", "-o", log}
+}
+
+// traced traces a process while f runs.
+func traced(log string, pid int, f func() error) error {
+	words := append(strace(log), "-p", strconv.Itoa(pid))
+	tracer := exec.Command(words[0], words[1:]...)
+	tracer.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := tracer.Start(); err != nil {
+		return fmt.Errorf("%w (Debian: strace)", err)
+	}
+	if err := attached(pid, tracer.Process.Pid); err != nil {
+		return err
 	}
 	err := f()
-	_ = strace.Process.Signal(os.Interrupt) // it detaches
-	_ = strace.Wait()                       // it ends by the signal
-	if err != nil {
-		return nil, err
-	}
+	_ = tracer.Process.Signal(os.Interrupt) // it detaches
+	_ = tracer.Wait()                       // it ends by the signal
+	return err
+}
+
+// calls counts the calls in what strace has written.
+func calls(log string) (map[string]int, error) {
 	text, err := os.Open(log)
 	if err != nil {
 		return nil, err
 	}
 	defer text.Close()
 	counts := make(map[string]int)
-	for lines := bufio.NewScanner(text); lines.Scan(); {
+	lines := bufio.NewScanner(text)
+	for lines.Scan() {
 		// "1234 fsync(5) = 0"; what another thread cut in two ends in "<... fsync resumed>".
 		_, call, _ := strings.Cut(lines.Text(), " ")
 		if name, _, ok := strings.Cut(strings.TrimSpace(call), "("); ok && !strings.HasPrefix(name, "<") {
 			counts[name]++
 		}
 	}
-	return counts, nil
+	return counts, lines.Err()
 }
 
 // attached waits until all threads of a process are traced.

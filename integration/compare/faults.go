@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/trayd/trayd/integration/fault"
@@ -58,7 +59,7 @@ func (c *comparison) faultsOf(ctx context.Context, one peer.Contender, runs int)
 
 // lost counts the faults of which trayd lost a run.
 func (c *comparison) lost() (n int) {
-	for _, f := range c.Faults {
+	for _, f := range slices.Concat(c.Faults, c.Volumes) {
 		if f.Contender == "trayd" && !f.Count.Good() {
 			n++
 		}

@@ -71,7 +71,7 @@ func (c *comparison) figures(ctx context.Context) error {
 		return err
 	}
 	var err error
-	c.Installed, err = installed(ctx, c.bin, c.units)
+	c.Installed, err = installed(ctx, c.tree)
 	return err
 }
 
@@ -163,36 +163,51 @@ func (c *comparison) knows(ctx context.Context, one peer.Contender, vms []string
 	}
 }
 
-// usages looks at the daemons with n machines: started anew, with every disc changed
-// twice, and left alone for a while.
+// usages looks at the daemons with n machines, several times in turns: started anew, with
+// every disc changed twice, and left alone for a while.
 func (c *comparison) usages(ctx context.Context, k contenders, n int) error {
-	vms := names(0, n)
-	for _, one := range k.daemons() {
-		one.Kill()
-		if err := one.Start(ctx); err != nil {
-			return err
-		}
-		if err := c.serves(ctx, one, vms); err != nil {
-			return err
-		}
-		for _, disc := range c.discs {
-			for _, vm := range vms {
-				if err := one.Persistent()(ctx, wire.Replace, vm, disc); err != nil {
-					return fmt.Errorf("%s, %s: %w", one.Name(), vm, err)
-				}
+	const times = 3
+	daemons := k.daemons()
+	looks := make([]usage, len(daemons))
+	for i := range times {
+		for j := range daemons {
+			if err := c.used(ctx, daemons[(i+j)%len(daemons)], names(0, n)); err != nil {
+				return err
 			}
 		}
-	}
-	if err := sleep(ctx, settling); err != nil {
-		return err
-	}
-	for _, one := range k.daemons() {
-		u, err := peer.UsageOf(one.PID())
-		if err != nil {
+		if err := sleep(ctx, settling); err != nil {
 			return err
 		}
-		fmt.Printf("  %s with %d machines: RSS %.1f MiB, PSS %.1f MiB, anonymous %.1f MiB, %d threads, %d open files\n", one.Name(), n, u.Resident, u.Proportional, u.Anonymous, u.Threads, u.Files)
-		c.Usages = append(c.Usages, usage{one.Name(), n, u})
+		for j, one := range daemons {
+			u, err := peer.UsageOf(one.PID())
+			if err != nil {
+				return err
+			}
+			looks[j].Name, looks[j].Machines, looks[j].All = one.Name(), n, append(looks[j].All, u)
+		}
+	}
+	for _, u := range looks {
+		fmt.Printf("  %s with %d machines: RSS %s, PSS %s, heap %s, %s threads, %s open files\n", u.Name, n, u.RSS(), u.PSS(), u.Heap(), u.Threads(), u.Files())
+	}
+	c.Usages = append(c.Usages, looks...)
+	return nil
+}
+
+// used starts a daemon anew and has it change every disc twice.
+func (c *comparison) used(ctx context.Context, one peer.Contender, vms []string) error {
+	one.Kill()
+	if err := one.Start(ctx); err != nil {
+		return err
+	}
+	if err := c.serves(ctx, one, vms); err != nil {
+		return err
+	}
+	for _, disc := range c.discs {
+		for _, vm := range vms {
+			if err := one.Persistent()(ctx, wire.Replace, vm, disc); err != nil {
+				return fmt.Errorf("%s, %s: %w", one.Name(), vm, err)
+			}
+		}
 	}
 	return nil
 }

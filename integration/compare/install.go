@@ -22,33 +22,45 @@ type install struct {
 	Failed   string
 }
 
-// What libvirt is installed as, without recommended packages.
+// What the others are installed as, without recommended packages.
 var (
 	libvirtPackages = []string{"libvirt-daemon-system", "libvirt-clients"}
 	pythonPackages  = []string{"libvirt-daemon-system", "libvirt-clients", "python3-libvirt"}
+	scriptPackages  = []string{"socat"}
 	basePackages    = []string{"qemu-system-x86", "systemd-sysv", "dbus"}
 )
 
-// installed computes what each contender adds to a host.
-func installed(ctx context.Context, bin, units string) ([]install, error) {
-	own := install{Name: "trayd"}
-	for _, program := range []string{"trayd", "trayctl"} {
-		info, err := os.Stat(filepath.Join(bin, program))
-		if err != nil {
-			return nil, err
-		}
-		own.Size += info.Size()
+// newTree is what `make install` puts onto a host, beneath dir.
+func newTree(ctx context.Context, dir string) (string, error) {
+	tree := filepath.Join(dir, "installed")
+	out, err := exec.CommandContext(ctx, "make", "--no-print-directory", "-s", "install", "DESTDIR="+tree).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("make install: %w: %s", err, out)
 	}
-	if err := filepath.WalkDir(units, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || strings.HasSuffix(path, ".go") {
+	return tree, nil
+}
+
+// size is what the files beneath a directory hold, in bytes.
+func size(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
 		info, err := e.Info()
 		if err == nil {
-			own.Size += info.Size()
+			n += info.Size()
 		}
 		return err
-	}); err != nil {
+	})
+	return n, err
+}
+
+// installed computes what each contender adds to a host; tree is what trayd's installation
+// makes.
+func installed(ctx context.Context, tree string) ([]install, error) {
+	own := install{Name: "trayd, by `make install`"}
+	var err error
+	if own.Size, err = size(tree); err != nil {
 		return nil, err
 	}
 	all := []install{own}
@@ -60,7 +72,7 @@ func installed(ctx context.Context, bin, units string) ([]install, error) {
 	for _, one := range []struct {
 		name     string
 		packages []string
-	}{{"libvirt", libvirtPackages}, {"libvirt with python3-libvirt", pythonPackages}} {
+	}{{"libvirt", libvirtPackages}, {"libvirt with python3-libvirt", pythonPackages}, {"script (socat; bash is there)", scriptPackages}} {
 		i, err := suite.adds(ctx, one.name, one.packages)
 		if err != nil {
 			i.Failed = err.Error()

@@ -23,9 +23,11 @@ func (k contenders) ways() []*way {
 		{name: traydAPI, who: k.trayd, ask: k.trayd.Persistent()},
 		{name: libvirtAPI, who: k.libvirt, ask: k.libvirt.Persistent()},
 		{name: floorAPI, who: k.floor, ask: k.floor.Persistent()},
+		{name: durableFloor, who: k.floor, ask: k.floor.Durable()},
 		{name: trayctl, who: k.trayd, ask: k.trayd.Command(), whole: true},
 		{name: virsh, who: k.libvirt, ask: k.libvirt.Command(), whole: true},
 		{name: script, who: k.script, ask: k.script.Command(), whole: true},
+		{name: floorCommand, who: k.floor, ask: k.floor.Command(), whole: true},
 	}
 	for _, w := range ways {
 		w.took = make(map[string]sample)
@@ -35,12 +37,14 @@ func (k contenders) ways() []*way {
 
 // The ways, as the table calls them.
 const (
-	traydAPI   = "trayd"
-	libvirtAPI = "libvirt from Python"
-	floorAPI   = "the floor"
-	trayctl    = "trayctl"
-	virsh      = "virsh change-media"
-	script     = "shell script"
+	traydAPI     = "trayd"
+	libvirtAPI   = "libvirt from Python"
+	floorAPI     = "the floor"
+	durableFloor = "the floor with two durable writes"
+	trayctl      = "trayctl"
+	virsh        = "virsh change-media"
+	script       = "shell script"
+	floorCommand = "the floor, a program"
 )
 
 // commandRounds: commands take longer, and vary less for their length.

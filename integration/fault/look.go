@@ -107,7 +107,7 @@ func (r *Rig) compare(d drive, s peer.Status) string {
 	case s.Busy:
 		return "status: not settled"
 	case s.Open || s.Disc == "":
-	case s.Disc == r.failing.disc:
+	case s.Disc == r.discs.unreadable():
 		said.volume = unread
 	case s.Disc == r.old():
 		said.volume = old
@@ -121,7 +121,7 @@ func (r *Rig) compare(d drive, s peer.Status) string {
 }
 
 // left finds what a change has left: nodes and descriptors in QEMU, descriptors in the
-// daemon, what the contender itself finds.
+// daemon, active volumes, what the contender itself finds.
 func (r *Rig) left(ctx context.Context, d drive) string {
 	want, discs := r.empty, 0
 	if d.inserted {
@@ -141,6 +141,11 @@ func (r *Rig) left(ctx context.Context, d drive) string {
 		if n := r.open(pid); n > 0 {
 			return fmt.Sprintf("left in the daemon: %d descriptors of discs", n)
 		}
+	}
+	if active, err := r.discs.left(ctx, d); err != nil {
+		return err.Error()
+	} else if active != "" {
+		return active
 	}
 	found, err := r.contender.Left(ctx)
 	if err != nil {
@@ -171,7 +176,7 @@ func (r *Rig) open(pid int) (n int) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	fds, _ := os.ReadDir(dir) // a process that has ended has none
 	for _, fd := range fds {
-		if target, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && strings.HasPrefix(target, r.discs+"/") && strings.Contains(target, ".iso") {
+		if target, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && r.discs.is(target) {
 			n++
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -27,8 +25,7 @@ const answerLimit = 30 * time.Second
 type Rig struct {
 	contender peer.Contender
 	ask       peer.Ask
-	discs     string // the directory of the discs
-	failing   *failing
+	discs     media
 	duration  time.Duration // of a change that goes well
 
 	tb    *tb
@@ -45,18 +42,27 @@ type Rig struct {
 // New makes discs beneath dir, which has to be one that the contender takes discs from, and
 // starts its machine. It asks over a persistent connection where there is one.
 func New(ctx context.Context, c peer.Contender, dir string) (*Rig, error) {
-	r := &Rig{contender: c, ask: c.Persistent(), discs: dir, tb: &tb{}}
+	f, err := newFiles(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, c, f)
+}
+
+// NewOnVolumes is New with discs on logical volumes, which takes two empty disks, and dir for
+// what is written onto them. Beyond what New's looks at, it looks at which volumes are active.
+func NewOnVolumes(ctx context.Context, c peer.Contender, dir string, disks [2]string) (*Rig, error) {
+	v, err := newVolumes(ctx, dir, disks)
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, c, v)
+}
+
+func start(ctx context.Context, c peer.Contender, discs media) (*Rig, error) {
+	r := &Rig{contender: c, ask: c.Persistent(), discs: discs, tb: &tb{}}
 	if r.ask == nil {
 		r.ask = c.Command()
-	}
-	for _, name := range []string{old, fresh} {
-		if _, err := qemutest.WriteDisc(dir, name); err != nil {
-			return nil, err
-		}
-	}
-	var err error
-	if r.failing, err = newFailing(ctx, dir); err != nil {
-		return nil, err
 	}
 	if err := r.boot(ctx); err != nil {
 		r.Close()
@@ -69,11 +75,11 @@ func New(ctx context.Context, c peer.Contender, dir string) (*Rig, error) {
 // have the failing disc.
 func (r *Rig) Close() {
 	r.retire()
-	r.failing.close()
+	r.discs.close()
 }
 
-func (r *Rig) old() string            { return filepath.Join(r.discs, old+".iso") }
-func (r *Rig) fresh() string          { return filepath.Join(r.discs, fresh+".iso") }
+func (r *Rig) old() string            { return r.discs.disc(old) }
+func (r *Rig) fresh() string          { return r.discs.disc(fresh) }
 func (r *Rig) machine() *peer.Machine { return r.contender.Machine(vm) }
 
 // change asks for a change of the disc.
@@ -237,7 +243,6 @@ func (r *Rig) settle(ctx context.Context, may []string) finding {
 // changes that go well where they do, with a new machine otherwise. Two changes end
 // whatever the contender still expects of the guest.
 func (r *Rig) prepare(ctx context.Context) error {
-	_ = os.Remove(filepath.Join(r.discs, "GONE.iso")) // a run that failed has left it
 	r.untrue = ""
 	var found finding
 	look := func() { found = r.look(ctx, []string{old}) }

@@ -5,7 +5,7 @@
 //	trayd.go    trayd of this checkout: its API, and trayctl
 //	libvirt.go  a libvirtd of the run's own: virsh, and a persistent connection (libvirt.py)
 //	script.go   a shell script on the monitor's socket (script.sh)
-//	raw.go      the floor: one persistent monitor connection, nothing durable, nothing checked
+//	floor.go    the floor: the commands alone (integration/raw), nothing durable, nothing checked
 //
 // Machines are alike for all: the same QEMU binary, machine type, memory and SATA drive,
 // running with a processor that has halted, a second monitor (Machine.Side) through which

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	_ "embed"
+	"slices"
 	"sync"
 )
 
@@ -12,6 +13,9 @@ var scriptText string
 // Script is a shell script on the machine's own monitor, as people write them: eject, then
 // change. It keeps nothing between changes, and so has nothing to say about a drive.
 type Script struct {
+	// Before are words that bash is run by: strace, say.
+	Before []string
+
 	fleet
 	mu     sync.Mutex // guards cancel
 	cancel map[int]context.CancelFunc
@@ -47,7 +51,8 @@ func (s *Script) Command() Ask {
 			defer s.mu.Unlock()
 			delete(s.cancel, id)
 		}()
-		_, err := run(ctx, nil, "bash", "-c", scriptText, "cd.sh", s.Machine(vm).Monitor, verb, disc)
+		words := append(slices.Clone(s.Before), "bash", "-c", scriptText, "cd.sh", s.Machine(vm).Monitor, verb, disc)
+		_, err := run(ctx, nil, words[0], words[1:]...)
 		return err
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -226,6 +227,9 @@ func (t *Trayd) Says(ctx context.Context) (map[string]Status, error) {
 			s.Busy = d.Operation != nil || d.State != wire.StateEmpty && d.State != wire.StateLoaded
 			if d.Medium != nil {
 				s.Disc = cmp.Or(d.Medium.Path, d.Medium.Name)
+				if strings.HasPrefix(d.Medium.Name, logical) {
+					s.Disc = d.Medium.Name // its path is that of a device
+				}
 			}
 		}
 		says[vm.Name] = s
@@ -233,16 +237,20 @@ func (t *Trayd) Says(ctx context.Context) (map[string]Status, error) {
 	return says, nil
 }
 
-// Left implements Contender: volumes that are active, and what trayd's own check finds
-// where records, QEMU and the kernel don't agree. Discs here are plain files, so that no
-// volume may be there.
+// logical begins the name of a disc on a logical volume.
+const logical = "lvm:"
+
+// Left implements Contender: volumes that trayd knows and no disc is in from, and what
+// trayd's own check finds where records, QEMU and the kernel don't agree.
 func (t *Trayd) Left(ctx context.Context) (left []string, err error) {
 	var volumes []wire.VolumeStatus
 	if err := t.do(ctx, "GET", "/v1/volumes", nil, &volumes); err != nil {
 		return nil, err
 	}
 	for _, v := range volumes {
-		left = append(left, "volume "+v.Volume)
+		if !slices.ContainsFunc(v.Users, func(u wire.VolumeUser) bool { return u.State != wire.StateReleasing }) {
+			left = append(left, "volume "+v.Volume)
+		}
 	}
 	var findings []wire.Finding
 	if err := t.do(ctx, "GET", "/v1/state/check", nil, &findings); err != nil {

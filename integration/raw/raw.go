@@ -1,4 +1,7 @@
-package peer
+// Package raw is the floor that trayd is measured against: a bare monitor connection and the
+// commands of a change, with nothing parsed that needn't be. It is a package of its own so that
+// a program of it starts as fast as one can.
+package raw
 
 import (
 	"bufio"
@@ -11,22 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Raw is a bare monitor connection and the four commands of a change, with nothing parsed
-// that needn't be. One goroutine may use it at a time.
-type Raw struct {
+// Conn is a connection to a monitor. One goroutine may use it at a time.
+type Conn struct {
 	conn *net.UnixConn
 	r    *bufio.Reader
 	log  *os.File // takes two durable appends a change, as the journal does
 }
 
-// DialRaw connects to a monitor. log is a file that takes two durable appends a change; ""
+// Dial connects to a monitor. log is a file that takes two durable appends a change; ""
 // for none.
-func DialRaw(path, log string) (*Raw, error) {
+func Dial(path, log string) (*Conn, error) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	r := &Raw{conn: c, r: bufio.NewReaderSize(c, 64<<10)}
+	r := &Conn{conn: c, r: bufio.NewReaderSize(c, 64<<10)}
 	if _, err := r.r.ReadBytes('\n'); err != nil {
 		return nil, err
 	}
@@ -39,9 +41,12 @@ func DialRaw(path, log string) (*Raw, error) {
 	return r, err
 }
 
+// Durable is the same connection with two durable appends to log for each change.
+func (r *Conn) Durable(log *os.File) *Conn { return &Conn{r.conn, r.r, log} }
+
 // Command sends a command, with a descriptor if f is set, and returns its answer,
 // past the events before it.
-func (r *Raw) Command(c string, f *os.File) ([]byte, error) {
+func (r *Conn) Command(c string, f *os.File) ([]byte, error) {
 	var oob []byte
 	if f != nil {
 		oob = syscall.UnixRights(int(f.Fd()))
@@ -69,7 +74,7 @@ func Record() []byte { return record }
 
 var record = bytes.Repeat([]byte("."), 600)
 
-func (r *Raw) durable() error {
+func (r *Conn) durable() error {
 	if r.log == nil {
 		return nil
 	}
@@ -80,7 +85,7 @@ func (r *Raw) durable() error {
 }
 
 // Change is add-fd, change-medium, remove-fd, query-block, between two durable writes.
-func (r *Raw) Change(drive, disc, node string) error {
+func (r *Conn) Change(drive, disc, node string) error {
 	if err := r.durable(); err != nil {
 		return err
 	}
@@ -114,7 +119,7 @@ func (r *Raw) Change(drive, disc, node string) error {
 }
 
 // Eject takes the disc out and closes the tray, as trayd does.
-func (r *Raw) Eject(drive string) error {
+func (r *Conn) Eject(drive string) error {
 	if err := r.durable(); err != nil {
 		return err
 	}
@@ -134,7 +139,7 @@ func (r *Raw) Eject(drive string) error {
 }
 
 // Close ends the connection.
-func (r *Raw) Close() error {
+func (r *Conn) Close() error {
 	if r.log != nil {
 		r.log.Close()
 	}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/trayd/trayd/integration/fault"
+	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/internal/edge"
+)
+
+// inside is the argument by which this program is what runs in the edge host:
+//
+//	compare inside BIN RUNS
+const inside = "inside"
+
+// counted is what the program in the edge host says of one fault, a line of JSON.
+type counted struct {
+	Name  string
+	Count fault.Count
+}
+
+// onVolumes does every fault to trayd with discs on logical volumes. That takes device-mapper
+// and empty disks, so this program runs once more in an edge host.
+func (c *comparison) onVolumes(ctx context.Context) error {
+	fmt.Printf("faults with logical volumes, trayd in an edge host: %d runs of each ...\n", c.VolumeRuns)
+	if _, err := os.Stat(c.edge); err != nil {
+		return fmt.Errorf("%w (make bin/test)", err)
+	}
+	own, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	const there = "/usr/bin/trayd-compare"
+	tree := filepath.Join(c.dir, "edge")
+	if out, err := exec.CommandContext(ctx, "cp", "-a", c.tree, tree).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	if out, err := exec.CommandContext(ctx, "cp", own, tree+there).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, c.edge, "-install", tree, "shell", there, inside, "/usr/bin", strconv.Itoa(c.VolumeRuns))
+	cmd.Stdout, cmd.Stderr = &said, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its machine
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("in the edge host: %w", err)
+	}
+	c.Volumes, err = volumeRows(&said)
+	return err
+}
+
+// volumeRows reads what the edge host's program has said.
+func volumeRows(said io.Reader) ([]faultRow, error) {
+	counts := make(map[string]fault.Count)
+	for lines := json.NewDecoder(said); ; {
+		var one counted
+		if err := lines.Decode(&one); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("what the edge host says: %w", err)
+		}
+		counts[one.Name] = one.Count
+	}
+	var rows []faultRow
+	for _, f := range fault.All() {
+		count, ok := counts[f.Name]
+		if !ok {
+			return nil, fmt.Errorf("the edge host says nothing of %q", f.Name)
+		}
+		rows = append(rows, faultRow{"trayd", f, count})
+	}
+	return rows, nil
+}
+
+// inEdgeHost does the faults, and says on stdout what came of them.
+func inEdgeHost(bin, runs string) error {
+	n, err := strconv.Atoi(runs)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	dir, err := os.MkdirTemp("/var/tmp", "trayd-cmp-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	discs := filepath.Join(dir, "discs")
+	if err := os.Mkdir(discs, 0o755); err != nil {
+		return err
+	}
+	trayd := peer.NewTrayd(bin, filepath.Join(dir, "t"), discs)
+	trayd.Tray = fmt.Sprintf("wait = %q", guestWait)
+	r, err := fault.NewOnVolumes(ctx, trayd, discs, [2]string(edge.Disks))
+	if err != nil {
+		trayd.Close()
+		return err
+	}
+	defer r.Close()
+	defer trayd.Close()
+	for _, f := range fault.All() {
+		count, err := r.Run(ctx, f, n)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "  %s: disc %d, status %d, nothing left %d of %d; in the end %v; wrong %v\n", f.Name, count.Kept, count.True, count.Clean, count.Runs, count.Ended, count.Notes)
+		if err := json.NewEncoder(os.Stdout).Encode(counted{f.Name, count}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
