@@ -135,6 +135,12 @@ func TestVolumeRows(t *testing.T) {
 	require.ErrorContains(t, err, "what the edge host says")
 }
 
+// TestWithoutQEMU: the edge host isn't run by the QEMU under test.
+func TestWithoutQEMU(t *testing.T) {
+	require.Equal(t, []string{"HOME=/root", "PATH=/usr/bin:/bin"}, withoutQEMU([]string{"HOME=/root", "PATH=/c/bin:/usr/bin:/bin", "QEMU=/c/bin/qemu-system-x86_64"}))
+	require.Equal(t, []string{"PATH=/usr/bin:/bin"}, withoutQEMU([]string{"PATH=/usr/bin:/bin"}))
+}
+
 // TestSize: what is installed is every file.
 func TestSize(t *testing.T) {
 	dir := t.TempDir()

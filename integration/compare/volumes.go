@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/trayd/trayd/integration/fault"
@@ -52,12 +53,33 @@ func (c *comparison) onVolumes(ctx context.Context) error {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, c.edge, "-install", tree, "shell", there, inside, "/usr/bin", strconv.Itoa(c.VolumeRuns))
 	cmd.Stdout, cmd.Stderr = &said, os.Stderr
+	cmd.Env = withoutQEMU(os.Environ())
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its machine
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("in the edge host: %w", err)
 	}
 	c.Volumes, err = volumeRows(&said)
 	return err
+}
+
+// withoutQEMU is an environment without the QEMU under test (integration/qemu-of), which is
+// first in PATH: the edge host is run by this machine's own.
+func withoutQEMU(env []string) (without []string) {
+	under := ""
+	for _, v := range env {
+		if path, ok := strings.CutPrefix(v, "QEMU="); ok {
+			under = filepath.Dir(path)
+		}
+	}
+	for _, v := range env {
+		if path, ok := strings.CutPrefix(v, "PATH="); ok && under != "" {
+			v = "PATH=" + strings.TrimPrefix(path, under+":")
+		}
+		if !strings.HasPrefix(v, "QEMU=") {
+			without = append(without, v)
+		}
+	}
+	return without
 }
 
 // volumeRows reads what the edge host's program has said.
