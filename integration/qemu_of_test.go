@@ -45,7 +45,7 @@ func TestQEMUOf(t *testing.T) {
 		{[]string{other}, "isn't called qemu-system-x86_64, as tests call it"},
 		{[]string{"trixie"}, "give the path of a QEMU instead of trixie"},
 		{[]string{"--into", cache + "/host"}, "usage: qemu-of --into DIR SUITE"},
-		{[]string{"--into", cache + "/host", other}, "neither a path"},
+		{[]string{"--into", cache + "/host", other}, "an emulated host takes the QEMU of a Debian suite, not a path"},
 	} {
 		stdout, stderr, code := qemuOf(c.args...)
 		require.Equal(t, 1, code, "%v", c.args)

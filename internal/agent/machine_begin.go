@@ -2,12 +2,14 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/trayd/trayd/internal/machine"
+	"github.com/trayd/trayd/internal/machine/launch"
 )
 
 // Run is what is durable about a machine of trayd's own that runs: with it a start of trayd
@@ -94,9 +96,33 @@ func (m *machines) tidySockets() {
 	}
 }
 
-func (m *machines) tidy(name string) {
-	if err := m.options().Runner.Tidy(m.a.ctx, name); err != nil && m.a.ctx.Err() == nil {
+// tidy reports whether they run, or can't be told yet from those that do.
+func (m *machines) tidy(name string) (running bool) {
+	err := m.options().Runner.Tidy(m.a.ctx, name)
+	if errors.Is(err, launch.ErrRunning) {
+		return true
+	}
+	if err != nil && m.a.ctx.Err() == nil {
 		m.a.log.Warn("the sockets of a machine that has ended can't be removed", "vm", name, "error", err)
+	}
+	return false
+}
+
+// A process is a zombie, and has ended, before the last of its threads has closed what it had:
+// until then its machine's lock is held.
+const (
+	tidyLimit = 20 * time.Second // on a host under load
+	tidyPoll  = 200 * time.Millisecond
+)
+
+// tidyEnded removes the sockets of a machine that has ended just now, unless it runs again.
+func (m *machines) tidyEnded(name string) {
+	for end := time.Now().Add(tidyLimit); m.tidy(name) && time.Now().Before(end); {
+		select {
+		case <-time.After(tidyPoll):
+		case <-m.a.ctx.Done():
+			return
+		}
 	}
 }
 

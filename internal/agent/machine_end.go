@@ -60,7 +60,7 @@ func (m *machines) ended(name string, p Process, how end) {
 			m.setFailed(name, e.Detail)
 		}
 		m.a.publish(e)
-		m.a.startUnlessStopping(func() { m.tidy(name) })
+		m.a.startUnlessStopping(func() { m.tidyEnded(name) })
 	}
 	m.mu.Lock()
 	delete(m.watch, name)

@@ -35,7 +35,8 @@ type Runner interface {
 	// Kill ends a machine at once, and returns when its process is no more.
 	Kill(ctx context.Context, name string) error
 	State(ctx context.Context, name string) (launch.State, error)
-	// Tidy removes the sockets of a machine that has ended; those of one that runs stay.
+	// Tidy removes the sockets of a machine that has ended. Those of one that runs stay, or of
+	// one whose last thread has still to go: the error matches launch.ErrRunning.
 	Tidy(ctx context.Context, name string) error
 	// Name is launch.RunSystemd or launch.RunProcess.
 	Name() string

@@ -16,6 +16,10 @@ const (
 	// askAgain is how often the guest is asked: an eject request is a single
 	// event, and a guest that was busy with the disc has dropped the first.
 	askAgain = 3 * time.Second
+	// A reset, as of a machine that is just booting, closes a tray that was opened by force
+	// before the disc is out: forceTries tries, forceAgain apart.
+	forceTries = 5
+	forceAgain = 100 * time.Millisecond
 )
 
 // attempts tries, and waits for the guest between the tries when it holds the door.
@@ -28,7 +32,7 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		}
 		force = true
 	}
-	for {
+	for forced := 0; ; {
 		bounded, cancel := s.command(ctx)
 		err := try(bounded, force)
 		cancel()
@@ -36,7 +40,15 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 			return err
 		}
 		if force {
-			return o.locked("and the tray doesn't stay open")
+			if forced++; forced == forceTries {
+				return o.locked("and the tray doesn't stay open")
+			}
+			select {
+			case <-time.After(forceAgain):
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		if err := o.asked(); err != nil {
 			return err

@@ -2,7 +2,6 @@ package launch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -234,9 +233,6 @@ func (d *Detached) Tidy(ctx context.Context, name string) error {
 	defer release()
 	if d.o.Dirs.check(name) == nil { // else there is no machine any more that could run
 		lock, err := TakeLock(d.o.Dirs, name)
-		if errors.Is(err, ErrRunning) {
-			return nil
-		}
 		if err != nil {
 			return err
 		}

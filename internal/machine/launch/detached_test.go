@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	osexec "os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,8 +117,12 @@ func TestAMachineOutlivesTrayd(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, State{Running: true, PID: pid}, s)
 	require.ErrorIs(t, d.Start(t.Context(), "vm"), ErrRunning)
+	require.ErrorIs(t, d.Tidy(t.Context(), "vm"), ErrRunning, "its sockets stay")
+	r.pid("vm")
 	require.NoError(t, d.Kill(t.Context(), "vm"))
 	r.gone("vm")
+	require.NoError(t, d.Tidy(t.Context(), "vm"))
+	require.NoDirExists(t, filepath.Join(d.o.Dirs.Run, "vm"))
 	require.NoError(t, d.Kill(t.Context(), "vm"), "nothing runs")
 }
 

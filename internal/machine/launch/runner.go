@@ -24,8 +24,8 @@ type Runner interface {
 	// runs.
 	Kill(ctx context.Context, name string) error
 	State(ctx context.Context, name string) (State, error)
-	// Tidy removes the sockets of a process that is no more, waiting for its last moment;
-	// those of one that runs stay.
+	// Tidy removes the sockets of a process that is no more. Those of one that runs stay, or
+	// of one of whose threads one has still to go: the error matches ErrRunning.
 	Tidy(ctx context.Context, name string) error
 	// Name is "systemd" or "process".
 	Name() string
