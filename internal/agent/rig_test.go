@@ -295,7 +295,11 @@ func (r *rig) drive(vm string) DriveStatus {
 // empty one.
 func (r *rig) holds(vm, medium string) {
 	r.t.Helper()
-	st := r.drive(vm)
+	var st DriveStatus
+	r.within("QEMU to say what is in", func() bool { // a look has a second, and a host its load
+		st = r.drive(vm)
+		return st.Tray != ""
+	})
 	require.Equal(r.t, "closed", st.Tray)
 	if medium == "" {
 		require.Equal(r.t, StateEmpty, st.State)
