@@ -171,3 +171,51 @@ func TestRestartAsksLittle(t *testing.T) {
 		})
 	}
 }
+
+// TestForceMeetsReset: a reset closes the tray that was opened by force, before the disc is out.
+func TestForceMeetsReset(t *testing.T) {
+	const opened = `"tray_open":true`
+	for name, row := range map[string]struct {
+		resets int32
+		ok     bool
+	}{
+		"that is over soon":    {forceTries - 1, true},
+		"that comes each time": {forceTries, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			var (
+				drive atomic.Value
+				opens atomic.Int32
+			)
+			drive.Store(loadedDrive)
+			srv := r.fake(&drive)
+			srv.Handle("blockdev-open-tray", func(q *qmptest.Request) {
+				if opens.Add(1) > row.resets {
+					drive.Store(strings.Replace(loadedDrive, `"tray_open":false`, opened, 1))
+				}
+				q.Return(struct{}{})
+			})
+			srv.Handle("blockdev-remove-medium", func(q *qmptest.Request) {
+				drive.Store(strings.Replace(emptyDrive, `"tray_open":false`, opened, 1))
+				q.Return(struct{}{})
+			})
+			srv.Handle("blockdev-close-tray", func(q *qmptest.Request) {
+				drive.Store(strings.Replace(drive.Load().(string), opened, `"tray_open":false`, 1))
+				q.Return(struct{}{})
+			})
+			srv.Handle("blockdev-del", func(q *qmptest.Request) { q.Return(struct{}{}) })
+			r.start()
+			if row.ok {
+				r.done(Eject, "vm", "", force)
+				require.Equal(t, row.resets+1, opens.Load())
+				require.Equal(t, StateEmpty, r.drive("vm").State)
+				return
+			}
+			err := r.refused(DriveLocked, Eject, "vm", "", force)
+			require.ErrorContains(t, err, "the tray doesn't stay open")
+			require.EqualValues(t, forceTries, opens.Load())
+			require.Equal(t, StateLoaded, r.drive("vm").State)
+		})
+	}
+}
