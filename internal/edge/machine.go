@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/internal/edge/remote"
+	"github.com/trayd/trayd/internal/guest"
 	"github.com/trayd/trayd/qmp"
 )
 
@@ -91,7 +92,7 @@ func (m *Machine) command() []string {
 	args := []string{
 		ground(qemu), "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", memory(),
 		"-nodefaults", "-display", "none", "-no-reboot",
-		"-kernel", m.kit.kernel, "-initrd", m.kit.initramfs, "-append", "console=ttyS0 quiet panic=-1 tsc=unstable",
+		"-kernel", m.kit.kernel, "-initrd", m.kit.initramfs, "-append", guest.KernelOptions + " panic=-1",
 		"-chardev", "file,id=console,append=on,path=" + filepath.Join(m.dir, "console"), "-serial", "chardev:console",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=edge,server=on,wait=off,path=" + m.socket("edge"),
 		"-device", "virtserialport,chardev=edge,name=edge",

@@ -25,11 +25,16 @@ type Machine struct {
 	changed chan struct{}
 }
 
+// KernelOptions are what every guest's Linux is started with. An emulated processor's clock
+// drifts (tsc=unstable), and where the host has no time for it Linux counts too few ticks in
+// the moment in which it tries its timer, and panics (no_timer_check).
+const KernelOptions = "console=ttyS0 quiet tsc=unstable no_timer_check"
+
 // Command is the command line by which Boot starts QEMU.
 func (k *Kit) Command(qemu, initramfs string, args []string) []string {
 	return append([]string{
 		qemu, "-M", "q35", "-cpu", "max", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot",
-		"-kernel", k.Kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1 tsc=unstable",
+		"-kernel", k.Kernel, "-initrd", initramfs, "-append", KernelOptions + " panic=-1",
 		"-serial", "stdio",
 	}, args...)
 }

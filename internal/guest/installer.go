@@ -17,9 +17,6 @@ const InstallerLabel = "INSTALLER"
 // installerModules are what integration/installer needs: its disk, and the power button.
 var installerModules = append([]string{"virtio_blk", "button", "evdev"}, CDModules...)
 
-// quiet is what both systems are started with: tsc=unstable, as emulated processors drift.
-const quiet = "console=ttyS0 quiet tsc=unstable "
-
 // Installer makes the disc from which a small system installs itself, with program
 // (integration/installer) as its init, or finds it in the kit's cache. It takes 4 s once.
 func (k *Kit) Installer(ctx context.Context, program string) (string, error) {
@@ -31,7 +28,7 @@ func (k *Kit) Installer(ctx context.Context, program string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(slices.Concat(init, kernel, fmt.Append(nil, installerModules, quiet, grubModules)))
+	sum := sha256.Sum256(slices.Concat(init, kernel, fmt.Append(nil, installerModules, KernelOptions, grubModules)))
 	path := filepath.Join(k.Dir, "installer-"+hex.EncodeToString(sum[:8])+".iso")
 	if there(path) {
 		return path, nil
@@ -52,11 +49,11 @@ func (k *Kit) Installer(ctx context.Context, program string) (string, error) {
 	if err := k.Initramfs(initramfs, program, installerModules); err != nil {
 		return "", err
 	}
-	disc := BootDisc{Label: "SYSTEM", Kernel: k.Packed, Initramfs: initramfs, Append: quiet + "role=system"}
+	disc := BootDisc{Label: "SYSTEM", Kernel: k.Packed, Initramfs: initramfs, Append: KernelOptions + " role=system"}
 	if err := disc.Write(ctx, system); err != nil {
 		return "", err
 	}
-	disc.Label, disc.Append, disc.Files = InstallerLabel, quiet+"role=installer", map[string]string{"system.img": system}
+	disc.Label, disc.Append, disc.Files = InstallerLabel, KernelOptions+" role=installer", map[string]string{"system.img": system}
 	if err := disc.Write(ctx, made); err != nil {
 		return "", err
 	}
