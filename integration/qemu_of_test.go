@@ -26,9 +26,10 @@ func TestQEMUOf(t *testing.T) {
 	other := program("other")
 	program("qemu", "trixie.new", "root", "usr", "bin", "qemu-system-x86_64") // somebody has stopped halfway
 	apt := filepath.Dir(program("apt", "apt-get"))
+	theirs := t.TempDir() // what the caller's environment names is the caller's
 	qemuOf := func(args ...string) (stdout, stderr string, code int) {
 		cmd := exec.Command("./qemu-of", args...)
-		cmd.Env = append(os.Environ(), "TRAYD_CACHE="+cache, "PATH="+apt+":"+os.Getenv("PATH"))
+		cmd.Env = append(os.Environ(), "TRAYD_CACHE="+cache, "PATH="+apt+":"+os.Getenv("PATH"), "work="+theirs)
 		var out, errs strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &errs
 		_ = cmd.Run() // its code says it
@@ -53,6 +54,7 @@ func TestQEMUOf(t *testing.T) {
 		require.Contains(t, stderr, "qemu-of: ")
 		require.Contains(t, stderr, c.says)
 	}
+	require.DirExists(t, theirs)
 	for _, name := range []string{"bullseye", here} {
 		stdout, stderr, code := qemuOf(name)
 		require.Zero(t, code, stderr)
