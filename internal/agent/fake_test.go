@@ -213,9 +213,36 @@ func TestForceMeetsReset(t *testing.T) {
 				return
 			}
 			err := r.refused(DriveLocked, Eject, "vm", "", force)
-			require.ErrorContains(t, err, "the tray doesn't stay open")
+			require.ErrorContains(t, err, "opened by force 5 times and was closed again each time")
+			var refusal *Error
+			require.ErrorAs(t, err, &refusal)
+			require.NotContains(t, refusal.Next, "--force", "that was forced")
 			require.EqualValues(t, forceTries, opens.Load())
 			require.Equal(t, StateLoaded, r.drive("vm").State)
 		})
 	}
+}
+
+// TestWaitingIsTold: also of a guest that has let go for a moment, and holds the door again.
+func TestWaitingIsTold(t *testing.T) {
+	r := newRig(t)
+	var drive atomic.Value
+	locked := strings.Replace(loadedDrive, `"locked":false`, `"locked":true`, 1)
+	drive.Store(locked)
+	srv := r.fake(&drive)
+	var opens int // by one command at a time
+	srv.Handle("blockdev-open-tray", func(q *qmptest.Request) {
+		if opens++; opens == 1 {
+			drive.Store(loadedDrive)
+		} else {
+			drive.Store(locked)
+		}
+		q.Return(struct{}{})
+	})
+	r.start()
+	o := r.begin(Eject, "vm", "")
+	require.Contains(t, r.event(EventWaiting).Detail, "waiting for the guest")
+	_, err := r.agent.Cancel(o.VM, o.Drive, "test")
+	require.NoError(t, err)
+	<-o.done
 }

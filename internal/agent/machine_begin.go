@@ -117,7 +117,17 @@ const (
 
 // tidyEnded removes the sockets of a machine that has ended just now, unless it runs again.
 func (m *machines) tidyEnded(name string) {
-	for end := time.Now().Add(tidyLimit); m.tidy(name) && time.Now().Before(end); {
+	for end := time.Now().Add(tidyLimit); m.tidy(name); {
+		if time.Now().After(end) {
+			v := m.a.vm(name)
+			v.mu.Lock()
+			again := v.process.alive(m.a.boot)
+			v.mu.Unlock()
+			if !again {
+				m.a.log.Warn("the sockets of a machine that has ended stay: its lock is still held", "vm", name, "after", tidyLimit)
+			}
+			return
+		}
 		select {
 		case <-time.After(tidyPoll):
 		case <-m.a.ctx.Done():

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,32 @@ func (noneRuns) State(context.Context, string) (launch.State, error) { return la
 func (noneRuns) Tidy(context.Context, string) error                  { return nil }
 func (noneRuns) Kill(context.Context, string) error                  { return nil }
 func (noneRuns) Name() string                                        { return launch.RunProcess }
+
+// lastThread is of a machine whose lock is held for a while after its end.
+type lastThread struct {
+	noneRuns
+	held, tidied atomic.Int32
+}
+
+func (l *lastThread) Tidy(context.Context, string) error {
+	if l.held.Add(-1) >= 0 {
+		return launch.ErrRunning
+	}
+	l.tidied.Add(1)
+	return nil
+}
+
+// TestTidyEnded: a machine's sockets go, though its QEMU's last thread is slow to end.
+func TestTidyEnded(t *testing.T) {
+	r := installedRig(t)
+	slow := &lastThread{}
+	slow.held.Store(2)
+	r.opts.Machines.Runner = slow
+	r.start()
+	m := r.agent.machines
+	m.tidyEnded("m")
+	require.EqualValues(t, 1, slow.tidied.Load())
+}
 
 // installedRig has an agent, and a machine whose guest has written its disk.
 func installedRig(t *testing.T) *rig {

@@ -268,6 +268,7 @@ type task struct {
 	place       *library.Place // of an image of the library
 	before      blockdev.State
 	nothingToDo string // why there is nothing to do
+	toldWaiting bool   // EventWaiting has been published
 }
 
 // close closes the disc.

@@ -162,12 +162,14 @@ func planEnded(rec Record, obs Observation, why string) []Step {
 	}
 	next := rec
 	next.Loaded, next.Change, next.Asked = nil, nil, nil
-	event, detail := EventReleased, why
-	if c := rec.Change; c != nil {
+	switch c := rec.Change; {
+	case c != nil:
 		next.Last = outcome(c, MachineEnd, why, obs)
-		event = EventSettled
+		return []Step{Write{next, EventSettled, why}}
+	case rec.Loaded != nil:
+		return []Step{Write{next, EventReleased, why}}
 	}
-	return []Step{Write{next, event, detail}}
+	return []Step{Write{Record: next}} // a guest was asked that is no more
 }
 
 // planSettled looks at a drive on which nothing is under way: did the guest, or
@@ -181,7 +183,7 @@ func planSettled(rec Record, obs Observation) []Step {
 			// Also when the guest's time is over by now: it may have answered in
 			// time and nobody was connected to see it.
 			return append(strays(obs, ""), CloseTray{}, Write{next, EventTrayPutRight,
-				"the guest opened the tray for operation " + a.Operation + ", which had been given up: closed again"})
+				"the guest opened the tray for operation " + a.Operation + ", which was over: closed again"})
 		case obs.Node != a.Node || obs.AskedOver:
 			// Nothing is left of the request: what the drive shows speaks for itself.
 			steps := planSettled(next, obs)

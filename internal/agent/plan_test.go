@@ -278,7 +278,7 @@ func TestPlanMachine(t *testing.T) {
 	for _, vm := range []Presence{Gone, Replaced} {
 		check(t, []planRow{
 			{string(vm) + ": with a disc", recordWith(oldNode), Observation{VM: vm, Node: theirNode, TrayOpen: true, Nodes: []string{newNode}}, []string{released}},
-			{string(vm) + ": with a withdrawn request", withAsked(recordWith(""), theirNode), Observation{VM: vm}, []string{released}},
+			{string(vm) + ": with a withdrawn request", withAsked(recordWith(""), theirNode), Observation{VM: vm}, []string{"write: no disc of ours"}},
 			{string(vm) + ": while loading", loading(ours, stepwise), Observation{VM: vm, TrayOpen: true}, []string{"write settled: no disc of ours, machine-ended"}},
 			{string(vm) + ": while ejecting", ejecting(ours), Observation{VM: vm}, []string{"write settled: no disc of ours, machine-ended"}},
 			{string(vm) + ": with nothing", recordWith(""), Observation{VM: vm}, nil},

@@ -42,14 +42,11 @@ func (o *Operation) setPhase(p Phase) {
 	o.phase = p
 }
 
-// setWaiting reports whether it is the first time.
-func (o *Operation) setWaiting(deadline time.Time) bool {
+func (o *Operation) setWaiting(deadline time.Time) {
 	defer o.drive.vm.a.changes.Add(1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	first := o.deadline.IsZero()
 	o.phase, o.deadline = Waiting, deadline
-	return first
 }
 
 // ended reports whether the operation has left its drive.

@@ -41,7 +41,8 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		}
 		if force {
 			if forced++; forced == forceTries {
-				return o.locked("and the tray doesn't stay open")
+				return o.error(DriveLocked, "the machine resets its drives while it boots: try again when it has",
+					"%s of %s/%s: the tray was opened by force %d times and was closed again each time; the drive is as it was", o.Verb, o.VM, o.Drive, forceTries)
 			}
 			select {
 			case <-time.After(forceAgain):
@@ -110,7 +111,7 @@ func (o *Operation) answered() {
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
 // guest that unlocks says nothing.
 func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadline time.Time) error {
-	untold := o.setWaiting(deadline)
+	o.setWaiting(deadline)
 	left := time.Until(deadline)
 	if left <= 0 {
 		return o.locked("and did not let go in time")
@@ -140,8 +141,8 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 		} else if !running {
 			return o.locked("and the machine is paused, so that the guest can't let go")
 		}
-		if untold {
-			untold = false
+		if !t.toldWaiting {
+			t.toldWaiting = true
 			o.drive.vm.a.publish(Event{Type: EventWaiting, VM: o.VM, Drive: o.Drive, Operation: o.ID,
 				Detail: fmt.Sprintf("waiting for the guest to let go of the disc, for %s", time.Until(deadline).Round(time.Second))})
 		}
