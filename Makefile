@@ -138,7 +138,7 @@ MEMORY ?= 2048
 soak: export CGO_ENABLED = 0
 soak: export TRAYD_EDGE_MEMORY = $(MEMORY)
 soak: soak-arguments bin/host$(SUFFIX) ## for SOAK=10m, VMS=N machines (as many as fit into a host of MEMORY=2048 MiB) share discs while trayd, machines, downloads are killed; SEED=N ROUND=N again
-	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED) -soak-round $(ROUND)
+	$(GO) test $(EDGE) -timeout 0 -v -run '^TestSoak$$' ./integration -args -soak $(SOAK) -soak-vms $(VMS) -soak-seed $(SEED) -soak-round $(ROUND) -soak-memory $(MEMORY)
 
 # Before anything is built.
 soak-arguments:
@@ -166,7 +166,7 @@ compare: build bin/test ## trayd beside libvirt, a script and the floor: docs/co
 	@$(WITH_QEMU) bin/compare -bin bin $(COMPARE)
 
 .PHONY: scale
-scale: build ## one trayd with up to 3,000 simulated machines: docs/scale.md
+scale: build deps ## one trayd with up to 3,000 simulated machines: docs/scale.md
 	@$(WITH_QEMU) $(GO) run -buildvcs=false ./integration/bench -bin bin -only scale -o docs/scale.md
 
 # By version, and not as tools of go.mod: that lists what trayd is made of.

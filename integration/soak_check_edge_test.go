@@ -271,10 +271,10 @@ func (s *soak) checkVM(v *soakVM, records map[string]agent.Record) (in []string)
 	return in
 }
 
-// opens is what QEMU opens for a disc: the volume, by its name in device-mapper, or "image".
+// opens is what QEMU opens for a disc: the volume, by its name in device-mapper, or the image.
 func (s *soak) opens(disc string) string {
 	if slices.Contains(soakImages, disc) {
-		return "image"
+		return filepath.Join(s.pool(), disc+".iso")
 	}
 	return s.device(disc)
 }
@@ -284,9 +284,7 @@ func (s *soak) hasOpen(v *soakVM) (open []string) {
 	for _, path := range v.vm.OpenFiles(s.t, "/dev/dm-") {
 		open = append(open, strings.TrimSpace(read(s.t, "/sys/class/block/"+strings.TrimPrefix(path, "/dev/")+"/dm/name")))
 	}
-	for range v.vm.OpenFiles(s.t, s.pool()+"/") {
-		open = append(open, "image")
-	}
+	open = append(open, v.vm.OpenFiles(s.t, s.pool()+"/")...)
 	slices.Sort(open)
 	return slices.Compact(open)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ var (
 	soakVMs  = flag.Int("soak-vms", 6, "how many machines it has; 0: as many as fit")
 	soakSeed = flag.Uint64("soak-seed", 0, "what its choices begin with; 0 is at random")
 	soakFrom = flag.Int("soak-round", 1, "the round to begin with")
+	soakHost = flag.Int("soak-memory", 0, "what the host has, in MiB, where that isn't as always; to be said again")
 )
 
 const (
@@ -82,8 +84,11 @@ func TestSoak(t *testing.T) {
 	s := newSoak(t)
 	again := func() string {
 		on := ""
+		if *soakHost != 0 {
+			on = fmt.Sprintf(" MEMORY=%d", *soakHost)
+		}
 		if suite, err := os.ReadFile("/opt/qemu/suite"); err == nil { // as qemu-of --into has left it
-			on = " QEMU=" + strings.TrimSpace(string(suite))
+			on += " QEMU=" + strings.TrimSpace(string(suite))
 		}
 		return fmt.Sprintf("the same choices from here on: make soak SOAK=%s VMS=%d SEED=%d ROUND=%d%s", *soakTime, len(s.all), seed, max(s.counts.Rounds, *soakFrom), on)
 	}
@@ -109,7 +114,7 @@ func TestSoak(t *testing.T) {
 	}
 	require.NotZero(t, s.counts.Done)
 	if c := s.counts; c.Rounds-*soakFrom >= 3 {
-		for _, n := range []int{c.GuestEjects, c.TraydKilled, c.MachinesKilled, c.LinesCut, c.Full, c.Frozen} {
+		for _, n := range []int{c.GuestEjects, c.TraydKilled, c.MachinesKilled, c.LinesCut, c.Full, c.Frozen, c.Held} {
 			require.NotZero(t, n, "something never went wrong: %+v", c)
 		}
 	}
@@ -142,7 +147,7 @@ func newSoak(t *testing.T) *soak {
 	if n == 0 {
 		n = fit
 	}
-	require.LessOrEqual(t, n, fit, "more machines than the edge host has memory for")
+	require.LessOrEqual(t, n, fit, "more machines than the edge host has memory for: MEMORY= gives it more")
 	for i := range n {
 		drives := []string{"cd0", "cd1"}[:1+i%3/2] // every third has two
 		v := newSoakVM(fmt.Sprintf("vm%d", i), i%2 == 0, drives...)
@@ -196,9 +201,9 @@ func (s *soak) mishaps(choices *rand.Rand) {
 	full, cut := turn == 1 || choices.IntN(4) == 0, turn == 2 || choices.IntN(2) == 0
 	killTrayd, killVM := turn == 3 || choices.IntN(2) == 0, turn == 0 || choices.IntN(3) == 0
 	freeze, held := turn == 2 || choices.IntN(3) == 0, turn == 3 || choices.IntN(2) == 0
-	victim, volume := s.all[choices.IntN(len(s.all))], soakVolumes[choices.IntN(len(soakVolumes))]
+	victim, choice := s.all[choices.IntN(len(s.all))], choices.IntN(len(soakVolumes))
 	if held {
-		defer s.heldByOthers(volume)()
+		defer s.heldByOthers(soakVolumes[choice:], soakVolumes[:choice])()
 	}
 	pause()
 	if freeze {
@@ -228,18 +233,21 @@ func (s *soak) mishaps(choices *rand.Rand) {
 	}
 }
 
-// heldByOthers has a volume open, if it is active, until end.
-func (s *soak) heldByOthers(volume string) (end func()) {
-	name, err := exec.Command("dmsetup", "info", "--columns", "--noheadings", "--options", "blkdevname", s.device(volume)).Output()
-	if err != nil {
-		return func() {}
+// heldByOthers has the first of the volumes that is active open until end.
+func (s *soak) heldByOthers(volumes ...[]string) (end func()) {
+	for _, volume := range slices.Concat(volumes...) {
+		name, err := exec.Command("dmsetup", "info", "--columns", "--noheadings", "--options", "blkdevname", s.device(volume)).Output()
+		if err != nil {
+			continue
+		}
+		f, err := os.Open("/dev/" + strings.TrimSpace(string(name)))
+		if err != nil { // it has just been released
+			continue
+		}
+		s.count(&s.counts.Held)
+		return func() { f.Close() }
 	}
-	f, err := os.Open("/dev/" + strings.TrimSpace(string(name)))
-	if err != nil { // it has just been released
-		return func() {}
-	}
-	s.count(&s.counts.Held)
-	return func() { f.Close() }
+	return func() {}
 }
 
 // fillDisk leaves no room for the state file and the images for that long.
