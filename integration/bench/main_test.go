@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -40,24 +42,38 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestRenderScale: every row has a column for each number of machines, and what is
-// extrapolated is said to be.
+// TestRenderScale: every row has a column for each number of machines, what is extrapolated is
+// said to be, and the limits stand in the order in which they are met.
 func TestRenderScale(t *testing.T) {
 	ms := func(n int) []time.Duration { return []time.Duration{time.Duration(n) * time.Millisecond} }
-	of := func(n int) scaled {
-		return scaled{Machines: n, Rest: peer.Usage{Resident: 10 + float64(n)/25.6}, Changes: ms(9), List: ms(n / 10), Others: ms(9), Slow: ms(4000), SlowList: ms(800), Threads: 10 + n/100}
+	render := func(list int) string {
+		of := func(n int) scaled {
+			return scaled{Machines: n, Rest: peer.Usage{Resident: 10 + float64(n)/25.6, Files: n + 15}, Changes: ms(9), List: ms(n / list), Others: ms(9), Slow: ms(4000), SlowList: ms(800), Threads: 10 + n/100}
+		}
+		text, err := scaleReport{Trayd: "trayd v1", Processor: "a fast one", Date: "2026-01-02", CPUs: 2, Slow: digits(slowAnswer), All: []scaled{of(100), of(1000)}}.render()
+		require.NoError(t, err)
+		return text
 	}
-	text, err := scaleReport{Trayd: "trayd v1", Processor: "a fast one", Date: "2026-01-02", CPUs: 2, Slow: digits(slowAnswer), All: []scaled{of(100), of(1000)}}.render()
-	require.NoError(t, err)
+	text := render(10)
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "|") {
 			require.Equal(t, 4, strings.Count(line, "|"), line)
 		}
 	}
-	for _, want := range []string{"trayd v1; 2 processors, a fast one", "| | 100 | 1,000 |", "is 40 KiB of memory", "Extrapolated from\n1,000 machines that is at about 10,000", "20 at most"} {
+	for _, want := range []string{"trayd v1; 2 processors, a fast one", "| | 100 | 1,000 |", "is 40 KiB of memory", "Extrapolated from\n1,000 machines that is at about 10,000", "20 at most", "that is 0.80 s"} {
 		require.Contains(t, text, want)
 	}
 	require.NotContains(t, text, "<no value>")
+	require.Regexp(t, `(?s)first limit\*\* is the list.*second\*\* is the descriptors.*at about 16,000 machines`, text)
+	require.Regexp(t, `(?s)first limit\*\* is the descriptors.*second\*\* is the list.*at about 20,000`, render(20))
+}
+
+// TestUnitLimits: what is measured, and written of, are the limits that trayd is shipped with.
+func TestUnitLimits(t *testing.T) {
+	unit, err := os.ReadFile("../../systemd/trayd.service")
+	require.NoError(t, err)
+	require.Contains(t, string(unit), fmt.Sprintf("\nLimitNOFILE=%d\n", unitFiles))
+	require.Contains(t, string(unit), fmt.Sprintf("\nTasksMax=%d\n", unitThreads))
 }
 
 func TestDigits(t *testing.T) {

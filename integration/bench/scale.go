@@ -26,8 +26,11 @@ const (
 // scaleSizes are the numbers of machines.
 var scaleSizes = []int{100, 300, 1000, 3000}
 
-// unitFiles is LimitNOFILE of systemd/trayd.service, which trayd is measured under.
-const unitFiles = 16384
+// The limits of systemd/trayd.service. trayd is measured under that of its files.
+const (
+	unitFiles   = 16384 // LimitNOFILE
+	unitThreads = 256   // TasksMax
+)
 
 // scaled is what was measured with one number of machines.
 type scaled struct {
@@ -96,8 +99,12 @@ func (b *bench) scaleTo(ctx context.Context, n int) (*scaled, error) {
 	}
 	s.Rest, s.RestCPU = rest, rest.CPU-rested.CPU
 	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", rest.Resident, rest.Files, rest.Threads, s.RestCPU.Seconds()/idleFor.Seconds()*100), "reported")
+	// The first discs go into empty drives: what is compared below are changes like this one.
+	if _, _, err := b.scaleChanges(d, n, 0, func(int) bool { return true }); err != nil {
+		return nil, err
+	}
 	if s.ChangesCPU, err = d.uses(func() (err error) {
-		s.Changes, s.Whole, err = b.scaleChanges(d, n, 0, func(int) bool { return true })
+		s.Changes, s.Whole, err = b.scaleChanges(d, n, 1, func(int) bool { return true })
 		return err
 	}); err != nil {
 		return nil, err
@@ -155,7 +162,7 @@ func (b *bench) scaleSlow(d *daemon, fleet []*simulated.Machine, s *scaled) erro
 		m.Slower(slowAnswer)
 		before := count(m.Commands(), "add-fd")
 		clients.Go(func() {
-			for round := 1; ; round++ {
+			for round := 2; ; round++ {
 				began := time.Now()
 				err := d.change(fmt.Sprintf("vm%d", i), b.discs[(i+round)%2])
 				mu.Lock()
@@ -175,7 +182,7 @@ func (b *bench) scaleSlow(d *daemon, fleet []*simulated.Machine, s *scaled) erro
 	}
 	var err error
 	s.OthersCPU, err = d.uses(func() (err error) {
-		s.Others, _, err = b.scaleChanges(d, len(fleet), 1, func(i int) bool { return !slow(i) })
+		s.Others, _, err = b.scaleChanges(d, len(fleet), 2, func(i int) bool { return !slow(i) })
 		return err
 	})
 	close(over)

@@ -127,10 +127,33 @@ func (r scaleReport) look() time.Duration {
 	return median(r.most().List) / time.Duration(r.most().Machines)
 }
 
-// Silent is with how many machines a list takes a second, if it goes on to grow as it has.
-func (r scaleReport) Silent() string {
-	return thousands(int(time.Second/max(1, r.look())) / 1000 * 1000)
+// SlowLook is a look at a slow machine: two questions.
+func (scaleReport) SlowLook() string { return digits(2 * slowAnswer) }
+
+// silent is with how many machines a list takes a second, if it goes on to grow as it has.
+func (r scaleReport) silent() int { return int(time.Second / max(1, r.look())) }
+
+// full is with how many machines the unit's descriptors are all open, with none for clients.
+func (r scaleReport) full() int {
+	most := r.most()
+	return unitFiles - (most.Rest.Files - most.Machines)
 }
+
+// Limits are the first and the second, as they lie by what was measured.
+func (r scaleReport) Limits() string {
+	list := "the list: where a look at all machines takes a second, those that answer count as silent. Extrapolated from\n" +
+		r.Most() + " machines that is at about " + roughly(r.silent()) + " on such a processor; so many were not measured."
+	files := "the descriptors (`LimitNOFILE`), one for each machine and some for clients and discs:\nat about " +
+		roughly(r.full()) + " machines none is left."
+	first, second := files, list
+	if r.silent() < r.full() {
+		first, second = list, files
+	}
+	return first + "\n**The second** is " + second
+}
+
+// roughly is a number in whole thousands.
+func roughly(n int) string { return thousands(n / 1000 * 1000) }
 
 // Threads are the most that were seen.
 func (r scaleReport) Threads() int {
@@ -139,6 +162,9 @@ func (r scaleReport) Threads() int {
 
 // UnitFiles is the limit under which it was measured.
 func (scaleReport) UnitFiles() string { return thousands(unitFiles) }
+
+// UnitThreads is what the unit allows.
+func (scaleReport) UnitThreads() int { return unitThreads }
 
 // digits is a duration in two digits.
 func digits(d time.Duration) string {

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -99,10 +100,10 @@ func (c *comparison) start() (err error) {
 	defer os.RemoveAll(c.dir)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := c.run(ctx); err != nil {
+	if err := c.prepare(ctx); err != nil {
 		return err
 	}
-	if err := c.write(); err != nil {
+	if err := errors.Join(c.run(ctx), c.write()); err != nil {
 		return err
 	}
 	if lost := c.lost(); lost > 0 {
@@ -111,9 +112,9 @@ func (c *comparison) start() (err error) {
 	return nil
 }
 
-func (c *comparison) run(ctx context.Context) error {
-	if c.only != "" {
-		c.out = "-"
+func (c *comparison) prepare(ctx context.Context) error {
+	if _, err := os.Stat(c.edge); err != nil && c.does("volumes") {
+		return fmt.Errorf("%w (make bin/test)", err)
 	}
 	c.Rounds, c.Runs, c.Others, c.VolumeRuns = c.rounds, c.runs, min(c.others, c.runs), min(c.volumes, c.runs)
 	for i, name := range []string{"FIRST", "SECOND"} {
@@ -127,9 +128,17 @@ func (c *comparison) run(ctx context.Context) error {
 	if c.Machine, err = machineLine(ctx, c.bin); err != nil {
 		return err
 	}
-	if c.tree, err = newTree(ctx, c.dir); err != nil {
-		return err
+	c.tree, err = newTree(ctx, c.dir)
+	return err
+}
+
+// run does the parts. What isn't whole is printed and not written; a part that fails takes
+// nothing from the others.
+func (c *comparison) run(ctx context.Context) error {
+	if c.only != "" {
+		c.out = "-"
 	}
+	var failed error
 	for _, part := range []struct {
 		name string
 		do   func(context.Context) error
@@ -138,10 +147,13 @@ func (c *comparison) run(ctx context.Context) error {
 			continue
 		}
 		if err := part.do(ctx); err != nil {
-			return err
+			c.out, failed = "-", errors.Join(failed, fmt.Errorf("%s: %w", part.name, err))
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return nil
+	return failed
 }
 
 // contenders are new ones, whose places are beneath a directory of that name.
