@@ -3,6 +3,8 @@
 package integration_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -274,7 +276,8 @@ func (s *soak) checkVM(v *soakVM, records map[string]agent.Record) (in []string)
 // opens is what QEMU opens for a disc: the volume, by its name in device-mapper, or the image.
 func (s *soak) opens(disc string) string {
 	if slices.Contains(soakImages, disc) {
-		return filepath.Join(s.pool(), disc+".iso")
+		sum := sha256.Sum256([]byte(read(s.t, filepath.Join(s.web.dir, disc+".iso"))))
+		return filepath.Join(s.pool(), "sha256", hex.EncodeToString(sum[:])+".iso")
 	}
 	return s.device(disc)
 }
