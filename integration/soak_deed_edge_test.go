@@ -97,9 +97,7 @@ func (s *soak) deed(choices *rand.Rand) {
 	case n < 14:
 		s.change(drive, verb, disc, how)
 	case n < 15:
-		if s.code("cancel", drive.name()) == 0 {
-			s.count(&s.counts.Cancelled)
-		}
+		s.cancel(choices.IntN(len(s.all)))
 	case n < 19:
 		kind := []string{"/", "/slow/", "/cut/"}[choices.IntN(3)]
 		if s.code("image", "add", image, s.web.URL+kind+image+".iso") == 0 {
@@ -110,6 +108,18 @@ func (s *soak) deed(choices *rand.Rand) {
 	default:
 		if s.code("image", "rm", image) == 0 {
 			s.count(&s.counts.Removed)
+		}
+	}
+}
+
+// cancel cancels the first operation that can be, from that machine on.
+func (s *soak) cancel(from int) {
+	for _, v := range slices.Concat(s.all[from:], s.all[:from]) {
+		for _, d := range v.drives {
+			if s.code("cancel", d.name()) == 0 {
+				s.count(&s.counts.Cancelled)
+				return
+			}
 		}
 	}
 }
