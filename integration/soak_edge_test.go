@@ -117,6 +117,9 @@ func TestSoak(t *testing.T) {
 		for _, n := range []int{c.GuestEjects, c.TraydKilled, c.MachinesKilled, c.LinesCut, c.Full, c.Frozen, c.Held} {
 			require.NotZero(t, n, "something never went wrong: %+v", c)
 		}
+		if c.Rounds-*soakFrom >= 10 { // one deed in twenty
+			require.NotZero(t, c.Cancelled)
+		}
 	}
 
 	s.start("")
