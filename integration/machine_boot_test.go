@@ -138,7 +138,7 @@ func debianInstaller(r *rig) string {
 	r.t.Helper()
 	path := filepath.Join(r.discs(), "debian.iso")
 	disc := guest.BootDisc{
-		Label: "DEBIAN", Append: "nomodeset quiet tsc=unstable ---",
+		Label: "DEBIAN", Append: "nomodeset quiet tsc=unstable no_timer_check ---",
 		Kernel: filepath.Join(installerFiles, "linux"), Initramfs: filepath.Join(installerFiles, "initrd.gz"),
 	}
 	require.NoError(r.t, disc.Write(r.t.Context(), path))

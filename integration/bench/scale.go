@@ -99,7 +99,7 @@ func (b *bench) scaleTo(ctx context.Context, n int) (*scaled, error) {
 	}
 	s.Rest, s.RestCPU = rest, rest.CPU-rested.CPU
 	add("at rest", fmt.Sprintf("%.1f MiB, %d open files, %d threads, CPU %.3f %%", rest.Resident, rest.Files, rest.Threads, s.RestCPU.Seconds()/idleFor.Seconds()*100), "reported")
-	// The first discs go into empty drives: what is compared below are changes like this one.
+	// The first discs go into empty drives, which isn't compared with what changes others.
 	if _, _, err := b.scaleChanges(d, n, 0, func(int) bool { return true }); err != nil {
 		return nil, err
 	}

@@ -152,8 +152,13 @@ func (r scaleReport) Limits() string {
 	return first + "\n**The second** is " + second
 }
 
-// roughly is a number in whole thousands.
-func roughly(n int) string { return thousands(n / 1000 * 1000) }
+// roughly is a number in whole thousands, if there are any.
+func roughly(n int) string {
+	if n >= 1000 {
+		n -= n % 1000
+	}
+	return thousands(n)
+}
 
 // Threads are the most that were seen.
 func (r scaleReport) Threads() int {

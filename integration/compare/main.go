@@ -103,13 +103,11 @@ func (c *comparison) start() (err error) {
 	if err := c.prepare(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(c.run(ctx), c.write()); err != nil {
-		return err
-	}
+	err = errors.Join(c.run(ctx), c.write())
 	if lost := c.lost(); lost > 0 {
-		return fmt.Errorf("trayd lost %d faults: see the tables", lost)
+		err = errors.Join(err, fmt.Errorf("trayd lost %d faults: see the tables", lost))
 	}
-	return nil
+	return err
 }
 
 func (c *comparison) prepare(ctx context.Context) error {
@@ -149,7 +147,8 @@ func (c *comparison) run(ctx context.Context) error {
 		if err := part.do(ctx); err != nil {
 			c.out, failed = "-", errors.Join(failed, fmt.Errorf("%s: %w", part.name, err))
 		}
-		if ctx.Err() != nil {
+		if err := ctx.Err(); err != nil { // which may have cut off this part, too
+			c.out, failed = "-", errors.Join(failed, err)
 			break
 		}
 	}

@@ -205,7 +205,7 @@ func faster(what string, ours, theirs, times float64, why string) Target {
 	}
 	if times > 0 {
 		t.Wanted = fmt.Sprintf("at least %.0f times", times)
-		t.reach(theirs >= times*ours, why)
+		t.reach(ours, theirs, times, why)
 	}
 	return t
 }
@@ -213,7 +213,7 @@ func faster(what string, ours, theirs, times float64, why string) Target {
 // share is a target of at most one of so many parts.
 func share(what string, ours, theirs, times float64, why string) Target {
 	t := Target{What: what, Figure: part(ours, theirs), Wanted: fmt.Sprintf("at most 1/%.0f", times)}
-	t.reach(ours*times <= theirs, why)
+	t.reach(ours, theirs, times, why)
 	return t
 }
 
@@ -224,9 +224,14 @@ func part(ours, theirs float64) string {
 	return fmt.Sprintf("1/%.1f", theirs/ours)
 }
 
-func (t *Target) reach(ok bool, why string) {
-	t.Reached = "yes"
-	if !ok {
+// reach says whether theirs is so many times ours; nothing of what wasn't measured.
+func (t *Target) reach(ours, theirs, times float64, why string) {
+	switch {
+	case ours <= 0 || theirs <= 0:
+		t.Reached = "–"
+	case ours*times <= theirs:
+		t.Reached = "yes"
+	default:
 		t.Reached, t.Why = "**no**", why
 	}
 }

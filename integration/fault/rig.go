@@ -68,7 +68,11 @@ func start(ctx context.Context, c peer.Contender, discs media) (*Rig, error) {
 		r.Close()
 		return nil, err
 	}
-	return r, r.calibrate(ctx)
+	if err := r.calibrate(ctx); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // Close ends what New has begun; the contender is closed before, since its machines may

@@ -26,14 +26,16 @@ func TestFaultsOnVolumes(t *testing.T) {
 	require.NoError(t, os.Mkdir(discs, 0o755))
 	trayd := peer.NewTrayd("/usr/bin", filepath.Join(dir, "t"), discs)
 	trayd.Tray = `wait = "200ms"`
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // three on a busy host
 	defer cancel()
 	r, err := fault.NewOnVolumes(ctx, trayd, discs, [2]string(edge.Disks))
-	require.NoError(t, err)
 	t.Cleanup(func() {
 		trayd.Close()
-		r.Close()
+		if r != nil {
+			r.Close()
+		}
 	})
+	require.NoError(t, err)
 	for _, f := range fault.All() {
 		t.Run(f.Name, func(t *testing.T) {
 			count, err := r.Run(ctx, f, 1)

@@ -224,7 +224,7 @@ func (t *Trayd) Says(ctx context.Context) (map[string]Status, error) {
 		s := Status{Running: vm.Answered}
 		for _, d := range vm.Drives {
 			s.Open = d.Tray == "open"
-			s.Busy = d.Operation != nil || d.State != wire.StateEmpty && d.State != wire.StateLoaded
+			s.Busy = d.Operation != nil || d.State != wire.StateEmpty && d.State != wire.StateLoaded || len(d.Releasing) > 0
 			if d.Medium != nil {
 				s.Disc = cmp.Or(d.Medium.Path, d.Medium.Name)
 				if strings.HasPrefix(d.Medium.Name, logical) {

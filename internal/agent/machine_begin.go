@@ -115,16 +115,26 @@ const (
 	tidyPoll  = 200 * time.Millisecond
 )
 
+// again reports whether a machine that has ended runs again, or is about to.
+func (m *machines) again(name string) bool {
+	if m.doing(name) != "" {
+		return true
+	}
+	v, err := m.a.lookUpVM(name)
+	if err != nil {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.process.alive(m.a.boot)
+}
+
 // tidyEnded removes the sockets of a machine that has ended just now, unless it runs again.
 func (m *machines) tidyEnded(name string) {
-	for end := time.Now().Add(tidyLimit); m.tidy(name); {
+	for end := time.Now().Add(m.tidyLimit); m.tidy(name); {
 		if time.Now().After(end) {
-			v := m.a.vm(name)
-			v.mu.Lock()
-			again := v.process.alive(m.a.boot)
-			v.mu.Unlock()
-			if !again {
-				m.a.log.Warn("the sockets of a machine that has ended stay: its lock is still held", "vm", name, "after", tidyLimit)
+			if !m.again(name) {
+				m.a.log.Warn("the sockets of a machine that has ended stay: its lock is still held", "vm", name, "after", m.tidyLimit)
 			}
 			return
 		}

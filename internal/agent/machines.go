@@ -56,11 +56,12 @@ type machines struct {
 	off      map[string]bool // guarded by mu
 	consoles consoles
 	// edits is held while a definition of a machine that runs is read, changed and written.
-	edits sync.Mutex
+	edits     sync.Mutex
+	tidyLimit time.Duration
 }
 
 func newMachines(a *Agent) *machines {
-	return &machines{a: a, turns: make(map[string]*turn), watch: make(map[string]*installing), failed: make(map[string]string), off: make(map[string]bool)}
+	return &machines{a: a, turns: make(map[string]*turn), watch: make(map[string]*installing), failed: make(map[string]string), off: make(map[string]bool), tidyLimit: tidyLimit}
 }
 
 func (m *machines) options() MachineOptions { return m.a.opts().Machines }

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,11 +46,22 @@ func TestTidyEnded(t *testing.T) {
 	r := installedRig(t)
 	slow := &lastThread{}
 	slow.held.Store(2)
-	r.opts.Machines.Runner = slow
+	said, err := os.Create(filepath.Join(r.dir, "log"))
+	require.NoError(t, err)
+	defer said.Close()
+	r.opts.Machines.Runner, r.opts.Log = slow, slog.New(slog.NewTextHandler(said, nil))
 	r.start()
 	m := r.agent.machines
 	m.tidyEnded("m")
 	require.EqualValues(t, 1, slow.tidied.Load())
+
+	slow.held.Store(math.MaxInt32)
+	m.tidyLimit = 0
+	m.tidyEnded("m")
+	require.EqualValues(t, 1, slow.tidied.Load())
+	log, err := os.ReadFile(said.Name())
+	require.NoError(t, err)
+	require.Contains(t, string(log), "its lock is still held")
 }
 
 // installedRig has an agent, and a machine whose guest has written its disk.
