@@ -123,11 +123,11 @@ func (b *Broker) answer(ctx context.Context, c *net.UnixConn, of owner) error {
 	if err != nil {
 		return fmt.Errorf("what was asked can't be read: %w", err)
 	}
+	_ = c.SetReadDeadline(time.Time{}) // not later: it would undo the one that ends the goroutine
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	gone := make(chan struct{})
 	go func() { // a client that goes cancels; one that says more does too
 		defer close(gone)
-		_ = c.SetReadDeadline(time.Time{})
 		_, _ = c.Read(make([]byte, 1))
 		cancel()
 	}()

@@ -424,7 +424,9 @@ func TestNonsense(t *testing.T) {
 		c, err := net.Dial("unix", r.Path)
 		require.NoError(t, err)
 		_, _, _ = c.(*net.UnixConn).WriteMsgUnix([]byte(text), unix.UnixRights(0, 1), nil)
-		require.NoError(t, c.(*net.UnixConn).CloseWrite())
+		if says == "" { // it has gone, as far as the broker sees, which may cancel an answer
+			require.NoError(t, c.(*net.UnixConn).CloseWrite())
+		}
 		got, _ := io.ReadAll(c)
 		if says == "" {
 			require.Empty(t, string(got), "%.40q", text)

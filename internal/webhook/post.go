@@ -48,20 +48,20 @@ func (h *hook) deliver(ctx context.Context, m message) {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			h.s.count(Delivered)
 			if tries > 1 {
 				h.log.Info("a webhook takes events again", "event", m.event, "tries", tries)
 			}
+			h.s.count(Delivered) // the last: who sees it finds the rest done
 			return
 		case again == never:
-			h.s.count(GivenUp)
 			h.log.Warn("an event can't be posted and isn't tried again", "event", m.event, "error", err)
+			h.s.count(GivenUp)
 			return
 		}
 		wait := max(jitter(pause), again)
 		if left := h.s.o.limits.life - time.Since(m.born); wait >= left {
-			h.s.count(GivenUp)
 			h.log.Warn("an event couldn't be posted in time and isn't tried again", "event", m.event, "tries", tries, "error", err)
+			h.s.count(GivenUp)
 			return
 		}
 		h.s.count(Retried)
