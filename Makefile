@@ -35,9 +35,9 @@ bin/test: deps
 # QEMU= is the QEMU under test: a path, or a Debian suite whose QEMU integration/qemu-of
 # unpacks. Without it, it is this host's own, and everything is run. With it, what has
 # nothing to do with QEMU is left out: integration/any-qemu says what; ONCE_IS_ENOUGH=1 leaves
-# out what takes longest, too: the soak, the faults on volumes, whole installations, and units
-# that are killed at every step (as machines without systemd still are). (An emulated host takes
-# a suite's only.)
+# out what takes longest, too: the soak, the faults on volumes, whole installations, and what is
+# killed at every step with volumes or as units (as with files, and machines without systemd, it
+# still is). (An emulated host takes a suite's only.)
 #   make integration QEMU=bullseye
 QEMU   ?=
 SUITES ?= bullseye bookworm trixie sid
@@ -45,7 +45,7 @@ WITH_QEMU = $(if $(QEMU),integration/qemu-of $(QEMU))
 SUFFIX    = $(if $(QEMU),-$(notdir $(QEMU)))
 ANY_QEMU_TESTS    = $(shell awk '/^Test/ { print $$1 }' integration/any-qemu | paste -sd'|')
 ANY_QEMU_PACKAGES = $(shell awk '/^\.\// { print $$1 }' integration/any-qemu)
-SKIP      = $(if $(QEMU),-skip '^($(ANY_QEMU_TESTS)$(if $(ONCE_IS_ENOUGH),|TestSoak|TestFaultsOnVolumes|TestMachineInstall.*|TestMachineFromDisc.*|TestUnitMachineKilledAtEveryStep))$$')
+SKIP      = $(if $(QEMU),-skip '^($(ANY_QEMU_TESTS)$(if $(ONCE_IS_ENOUGH),|TestSoak|TestFaultsOnVolumes|TestVolumeCrashes|TestMachineInstall.*|TestMachineFromDisc.*|TestUnitMachineKilledAtEveryStep))$$')
 # Each part exists once more for each suite, as unit-bullseye.
 PARTS   = unit here edge
 $(foreach suite,$(SUITES),$(eval %-$(suite): QEMU = $(suite)))

@@ -172,7 +172,7 @@ func TestDMTime(t *testing.T) {
 	h := NewHost("edge", Options{DM: []Definition{{Name: "disc", Linear: []Extent{{Device: disk}}}}})
 	v := volumeOf(t, h, Ref{DM, "disc"})
 	t.Cleanup(func() { require.NoError(t, v.Release(ctx)) })
-	const rounds = 20
+	const rounds = 5
 	var on, off, state time.Duration
 	for range rounds {
 		begin := time.Now()
