@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -211,22 +212,47 @@ func TestAJournalThatIsStartedAnewIsFoundAgain(t *testing.T) {
 	assert.Equal(t, []string{"1"}, j.next()["DROPPED_ENTRIES"])
 }
 
+// TestManyLogAtOnce: each entry is whole, and either comes or is counted, as where the reader
+// has no processor for a while.
 func TestManyLogAtOnce(t *testing.T) {
+	const each = 25
 	j := newJournald(t)
 	log := j.logger(slog.LevelInfo)
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			for k := range 25 {
+			for k := range each {
 				log.With("i", i).Info("x", "k", k)
 			}
 		})
 	}
-	for range 8 * 25 {
+	wanted := 8 * each
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		all.Wait()
+		last := slog.NewRecord(time.Now(), slog.LevelInfo, "last", 0)
+		for log.Handler().Handle(t.Context(), last) != nil && t.Context().Err() == nil {
+			wanted++ // this one is counted, too
+		}
+	}()
+	came, dropped := 0, 0
+	for {
 		got := j.next()
+		if n := got["DROPPED_ENTRIES"]; n != nil {
+			count, err := strconv.Atoi(n[0])
+			require.NoError(t, err)
+			dropped += count
+		}
+		if got["MESSAGE"][0] == "last" {
+			break
+		}
+		came++
 		assert.Equal(t, []string{fmt.Sprintf("x i=%s k=%s", got["I"][0], got["K"][0])}, got["MESSAGE"])
 	}
-	all.Wait()
+	<-ended
+	require.Equal(t, wanted, came+dropped)
+	require.NotZero(t, came)
 }
 
 func TestTheJournalIsForAStderrThatGoesThere(t *testing.T) {
