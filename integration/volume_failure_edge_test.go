@@ -98,7 +98,8 @@ func (r *volumeRig) partialGroup() {
 		t.Cleanup(func() { _ = exec.Command("losetup", "--detach", loop).Run() })
 		loops = append(loops, loop)
 	}
-	tool(t, append([]string{"vgcreate", "--yes", "partial"}, loops...)...)
+	// udev would activate it, at some moment later.
+	tool(t, append([]string{"vgcreate", "--yes", "--setautoactivation", "n", "partial"}, loops...)...)
 	tool(t, "lvcreate", "--yes", "--size", "4m", "--name", "disc", "partial", loops[0])
 	tool(t, "vgchange", "--activate", "n", "partial")
 	tool(t, "losetup", "--detach", loops[1])
