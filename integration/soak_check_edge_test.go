@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -295,7 +296,8 @@ func (s *soak) hasOpen(v *soakVM) (open []string) {
 // pool is the directory of the images.
 func (s *soak) pool() string { return filepath.Join(s.dir, "state", "images") }
 
-// checkImages compares the files of the images with the web server's.
+// checkImages compares the files of the images with the web server's. The first image makes the
+// pool's directory: a round may end before there is one.
 func (s *soak) checkImages(images []wire.Image) {
 	t := s.t
 	t.Helper()
@@ -314,6 +316,9 @@ func (s *soak) checkImages(images []wire.Image) {
 		require.True(t, slices.Equal(want, got), "the bytes of %s", i.Name)
 	}
 	require.NoError(t, filepath.WalkDir(s.pool(), func(path string, f fs.DirEntry, err error) error {
+		if path == s.pool() && len(may) == 0 && errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err == nil && !f.IsDir() {
 			require.Contains(t, may, path, "a file that is no image's: %+v", images)
 		}

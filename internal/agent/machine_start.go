@@ -72,7 +72,7 @@ func (m *machines) start(ctx context.Context, name string, by Caller) (Started, 
 	}
 	if st.Running {
 		began, err := m.resume(ctx, d, st, by)
-		if CodeOf(err) != Unreachable || !m.endsNow(ctx, name) {
+		if !errors.Is(err, errEnded) && (CodeOf(err) != Unreachable || !m.endsNow(ctx, name)) {
 			return began, err
 		}
 	}
@@ -211,7 +211,10 @@ func nextOf(err error, otherwise string) string {
 	return otherwise
 }
 
-// attach waits until a QEMU that was started answers, or has ended instead.
+// errEnded is of a QEMU that ended before it answered.
+var errEnded = errors.New("ended")
+
+// attach waits until a QEMU that was started answers, or has ended instead: errEnded.
 func (m *machines) attach(ctx context.Context, name string) (*session, func(), error) {
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	defer cancel()
@@ -232,7 +235,7 @@ func (m *machines) attach(ctx context.Context, name string) (*session, func(), e
 				if why == "" {
 					why = "it ended before it answered"
 				}
-				return nil, nil, &Error{Code: StartFailed, VM: name, Detail: fmt.Sprintf("QEMU of VM %s didn't start: %s", name, why),
+				return nil, nil, &Error{Code: StartFailed, VM: name, Err: errEnded, Detail: fmt.Sprintf("QEMU of VM %s didn't start: %s", name, why),
 					Next: "QEMU's words say what it lacks; `trayctl vm set " + name + "` changes the definition"}
 			}
 		}

@@ -255,6 +255,35 @@ func (crashed) State(context.Context, string) (launch.State, error) {
 	return launch.State{Failed: true, Why: "SIGSEGV"}, nil
 }
 
+// dying is a Runner whose machine's QEMU dies while somebody starts it: it runs when that asks
+// first, and no more when it asks again.
+type dying struct {
+	noneRuns
+	asked   atomic.Int32
+	started atomic.Bool
+}
+
+func (d *dying) State(context.Context, string) (launch.State, error) {
+	return launch.State{Running: d.asked.Add(1) == 1}, nil
+}
+
+func (d *dying) Start(context.Context, string) error {
+	d.started.Store(true)
+	return &launch.StartError{Machine: "m", Why: "started"}
+}
+
+// TestStartWhileItDies: a machine is started whose QEMU was about to be gone, and the words of
+// that one are not taken for the new one's.
+func TestStartWhileItDies(t *testing.T) {
+	r := installedRig(t)
+	d := &dying{}
+	r.opts.Machines.Runner = d
+	r.start()
+	_, err := r.agent.StartVM(t.Context(), "m", Caller{})
+	require.ErrorContains(t, err, "VM m can't be started: started")
+	require.True(t, d.started.Load())
+}
+
 // TestCrashAfterPowerOff: a QEMU that crashes at its end, after its guest has powered off, has
 // not failed its machine. One that crashes otherwise has.
 func TestCrashAfterPowerOff(t *testing.T) {
