@@ -221,7 +221,6 @@ func TestVolumeHeldByOutsider(t *testing.T) {
 			since := time.Now()
 			require.Eventually(t, func() bool { return len(r.records()["vm/cd0"].Releasing) == 0 }, soon, 10*time.Millisecond)
 			t.Logf("released %s after its holder's end, lvchange included", time.Since(since).Round(time.Millisecond))
-			assert.Less(t, time.Since(since), 3*time.Second) // a second, and lvchange where all is emulated
 			r.holds("vm/cd0", in, guest)
 			if in == "" {
 				r.active()
