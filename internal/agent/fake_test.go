@@ -14,31 +14,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/internal/simulated"
 	"github.com/trayd/trayd/qmp/qmptest"
 	"github.com/trayd/trayd/state"
 )
 
-// fake is a scripted QEMU with one CD drive, for what a real one doesn't do on demand.
-// It listens as machine "vm" of the rig.
+// fake is a simulated machine whose drive is what drive says, for what a real QEMU doesn't do on
+// demand. It listens as machine "vm" of the rig.
 func (r *rig) fake(drive *atomic.Value) *qmptest.Server {
 	r.t.Helper()
-	qom := map[string]string{"type": "ide-cd", "parent_bus": "/machine/ahci/ide.0"}
-	srv := qmptest.New(r.t,
-		qmptest.On("query-block", func(q *qmptest.Request) { q.Return(json.RawMessage(drive.Load().(string))) }),
-		qmptest.On("query-status", func(q *qmptest.Request) { q.Return(map[string]any{"running": true, "status": "running"}) }),
-		qmptest.On("query-fdsets", func(q *qmptest.Request) { q.Return([]any{}) }),
-		qmptest.On("query-named-block-nodes", func(q *qmptest.Request) { q.Return([]any{}) }),
-		qmptest.On("query-qmp-schema", func(q *qmptest.Request) { q.Return([]any{}) }),
-		qmptest.On("qom-get", func(q *qmptest.Request) {
-			var args struct{ Path, Property string }
-			q.Decode(&args)
-			if args.Path == "/machine/ahci" {
-				q.Return("ich9-ahci")
-				return
-			}
-			q.Return(qom[args.Property])
-		}),
-	)
+	srv := simulated.New(r.t, json.RawMessage(`[]`)).Server
+	srv.Handle("query-block", func(q *qmptest.Request) { q.Return(json.RawMessage(drive.Load().(string))) })
 	require.NoError(r.t, os.Symlink(srv.Path(), r.dir+"/run/vm.qmp"))
 	r.t.Cleanup(r.end) // before the server goes
 	return srv
