@@ -28,7 +28,7 @@ func main() {
 	flag.IntVar(&c.rounds, "rounds", 200, "rounds of the latencies; commands are run in a quarter of them")
 	flag.IntVar(&c.runs, "faults", 100, "runs of each fault with trayd")
 	flag.IntVar(&c.others, "others", 20, "runs of each fault with the others, at most as many as with trayd")
-	flag.IntVar(&c.volumes, "volumes", 20, "runs of each fault with discs on logical volumes, at most as many as with files; each takes seconds in an emulated host")
+	flag.IntVar(&c.volumes, "volumes", 100, "runs of each fault with discs on logical volumes, at most as many as with files; each takes seconds in an emulated host")
 	flag.StringVar(&c.only, "only", "", "only one `part`, printed and not written: "+strings.Join(parts, ", "))
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: compare [options]")

@@ -131,6 +131,9 @@ func TestVolumeRows(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, rows, len(fault.All()))
 	require.Equal(t, 1, rows[0].Kept)
+	rows, err = volumeRows(strings.NewReader(said.String() + said.String())) // of two hosts
+	require.NoError(t, err)
+	require.Equal(t, []int{4, 2}, []int{rows[0].Runs, rows[0].Kept})
 	_, err = volumeRows(strings.NewReader("bash: not found"))
 	require.ErrorContains(t, err, "what the edge host says")
 }

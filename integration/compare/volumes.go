@@ -31,15 +31,18 @@ type counted struct {
 	Count fault.Count
 }
 
+// edgeHosts is how many edge hosts share the runs: one keeps a processor busy, and this takes
+// longest of all.
+const edgeHosts = 2
+
 // onVolumes does every fault to trayd with discs on logical volumes. That takes device-mapper
-// and empty disks, so this program runs once more in an edge host.
+// and empty disks, so this program runs once more, in edge hosts.
 func (c *comparison) onVolumes(ctx context.Context) error {
-	fmt.Printf("faults with logical volumes, trayd in an edge host: %d runs of each ...\n", c.VolumeRuns)
+	fmt.Printf("faults with logical volumes, trayd in %d edge hosts: %d runs of each ...\n", min(edgeHosts, c.VolumeRuns), c.VolumeRuns)
 	own, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	const there = "/usr/bin/trayd-compare"
 	tree := filepath.Join(c.dir, "edge")
 	if out, err := exec.CommandContext(ctx, "cp", "-a", c.tree, tree).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -47,16 +50,43 @@ func (c *comparison) onVolumes(ctx context.Context) error {
 	if out, err := exec.CommandContext(ctx, "cp", own, tree+there).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, c.edge, "-install", tree, "shell", there, inside, "/usr/bin", strconv.Itoa(c.VolumeRuns))
-	cmd.Stdout, cmd.Stderr = &said, os.Stderr
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var said [edgeHosts]bytes.Buffer
+	failed := make(chan error, edgeHosts)
+	hosts := 0
+	for i := range said {
+		if runs := (c.VolumeRuns + i) / edgeHosts; runs > 0 {
+			hosts++
+			go func() { failed <- c.inHost(ctx, tree, runs, &said[i]) }()
+		}
+	}
+	for range hosts {
+		if one := <-failed; one != nil {
+			cancel() // half of the runs are none
+			err = errors.Join(err, one)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	c.Volumes, err = volumeRows(io.MultiReader(&said[0], &said[1]))
+	return err
+}
+
+// there is where this program is in an edge host.
+const there = "/usr/bin/trayd-compare"
+
+// inHost does the faults so many times in an edge host that has tree installed.
+func (c *comparison) inHost(ctx context.Context, tree string, runs int, said io.Writer) error {
+	cmd := exec.CommandContext(ctx, c.edge, "-install", tree, "shell", there, inside, "/usr/bin", strconv.Itoa(runs))
+	cmd.Stdout, cmd.Stderr = said, os.Stderr
 	cmd.Env = withoutQEMU(os.Environ())
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its machine
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("in the edge host: %w", err)
 	}
-	c.Volumes, err = volumeRows(&said)
-	return err
+	return nil
 }
 
 // withoutQEMU is an environment without the QEMU under test (integration/qemu-of), which is
@@ -79,7 +109,7 @@ func withoutQEMU(env []string) (without []string) {
 	return without
 }
 
-// volumeRows reads what the edge host's program has said.
+// volumeRows reads what the programs in the edge hosts have said.
 func volumeRows(said io.Reader) ([]faultRow, error) {
 	counts := make(map[string]fault.Count)
 	for lines := json.NewDecoder(said); ; {
@@ -89,7 +119,7 @@ func volumeRows(said io.Reader) ([]faultRow, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("what the edge host says: %w", err)
 		}
-		counts[one.Name] = one.Count
+		counts[one.Name] = counts[one.Name].Plus(one.Count)
 	}
 	var rows []faultRow
 	for _, f := range fault.All() {

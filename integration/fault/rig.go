@@ -168,6 +168,21 @@ func (c Count) Good() bool {
 	return c.Kept == c.Runs && (c.Silent || c.True == c.Runs) && c.Clean == c.Runs
 }
 
+// Plus is what came of both, of one contender.
+func (c Count) Plus(o Count) Count {
+	sum := Count{Runs: c.Runs + o.Runs, Kept: c.Kept + o.Kept, True: c.True + o.True, Clean: c.Clean + o.Clean, Silent: c.Silent || o.Silent,
+		Notes: make(map[string]int), Ended: make(map[string]int)}
+	for _, one := range []Count{c, o} {
+		for what, n := range one.Notes {
+			sum.Notes[what] += n
+		}
+		for volume, n := range one.Ended {
+			sum.Ended[volume] += n
+		}
+	}
+	return sum
+}
+
 // Run does a fault n times. An error is the rig's; what the contender does wrong is counted.
 func (r *Rig) Run(ctx context.Context, f Fault, n int) (Count, error) {
 	count := Count{Notes: make(map[string]int), Ended: make(map[string]int)}
