@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/integration/rendered"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -82,4 +83,11 @@ func TestDigits(t *testing.T) {
 	} {
 		require.Equal(t, want, digits(d))
 	}
+}
+
+// TestCommitted: the committed document was made by this template.
+func TestCommitted(t *testing.T) {
+	document, err := os.ReadFile("../../docs/scale.md")
+	require.NoError(t, err)
+	require.NoError(t, rendered.By(scaleText, string(document)), "make scale")
 }
