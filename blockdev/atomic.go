@@ -38,36 +38,37 @@ func (a *Atomic) Swap(ctx context.Context, drive string, disc Disc, force bool) 
 	if force && !a.force {
 		return a.forceOpen(ctx, drive, disc)
 	}
-	var refusal error
-	// Twice, because a guest may unlock between the refusal and the look at the
-	// door; a disc that QEMU can't open is refused twice.
-	for range 2 {
-		refusal = a.change(ctx, drive, disc, force)
-		if refusal == nil {
-			a.report(StepSwapped)
-			return nil
-		}
-		var refused *qmp.Error
-		if !errors.As(refusal, &refused) {
-			return refusal
-		}
-		s, err := Observe(ctx, a.m, drive)
-		switch {
-		case err != nil:
-			return errors.Join(refusal, err)
-		case s.Node() == disc.Node:
-			return nil // the same operation again: it is in
-		case s.Locked && !s.TrayOpen && !force:
-			// QEMU opens the image before it looks at the door. If it opens now,
-			// then the door was what it refused, and the guest has been asked.
-			if err := a.tryOpen(ctx, disc); err != nil {
-				return err
-			}
-			a.report(StepEjectAsked)
-			return ErrLocked
-		}
+	refusal := a.change(ctx, drive, disc, force)
+	if refusal == nil {
+		a.report(StepSwapped)
+		return nil
 	}
-	return refusal
+	return a.refused(ctx, drive, disc, force, refusal)
+}
+
+// refused finds out why QEMU has refused a change.
+func (a *Atomic) refused(ctx context.Context, drive string, disc Disc, force bool, refusal error) error {
+	var qemus *qmp.Error
+	if !errors.As(refusal, &qemus) {
+		return refusal
+	}
+	s, err := Observe(ctx, a.m, drive)
+	if err != nil {
+		return errors.Join(refusal, err)
+	}
+	if s.Node() == disc.Node {
+		return nil // the same operation again: it is in
+	}
+	// QEMU opens the image before it looks at the door. If it opens now, then the door was
+	// what it refused, and the guest has been asked.
+	if err := a.tryOpen(ctx, disc); err != nil {
+		return err
+	}
+	if !s.Locked || s.TrayOpen || force {
+		return &LetGoError{refusal}
+	}
+	a.report(StepEjectAsked)
+	return ErrLocked
 }
 
 // forceOpen is Swap by force for QEMU before 7.1, whose change-medium takes no
@@ -90,14 +91,15 @@ func (a *Atomic) forceOpen(ctx context.Context, drive string, disc Disc) error {
 		}
 		opened = true
 	}
-	if err := a.change(ctx, drive, disc, false); err != nil {
-		if opened {
-			return a.undone(ctx, drive, err)
-		}
-		return err
+	err = a.change(ctx, drive, disc, false)
+	switch {
+	case err == nil:
+		a.report(StepSwapped)
+		return nil
+	case opened:
+		return a.undone(ctx, drive, err)
 	}
-	a.report(StepSwapped)
-	return nil
+	return a.refused(ctx, drive, disc, false, err) // the guest may have locked the door since
 }
 
 func (a *Atomic) change(ctx context.Context, drive string, disc Disc, force bool) error {

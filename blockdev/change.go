@@ -40,7 +40,8 @@ type Changer interface {
 	// Name is "atomic" or "stepwise".
 	Name() string
 	// Swap puts disc into the drive, replacing what is in it. Without force it
-	// fails with ErrLocked when the guest holds the door.
+	// fails with ErrLocked when the guest holds the door, and with a *LetGoError when it
+	// did until a moment ago; by force with either when the guest is quick.
 	Swap(ctx context.Context, drive string, disc Disc, force bool) error
 	// Eject empties the drive and closes the tray. Without force it fails with
 	// ErrLocked when the guest holds the door.

@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/trayd/trayd/blockdev"
 	"github.com/trayd/trayd/internal/simulated"
+	"github.com/trayd/trayd/qmp"
 	"github.com/trayd/trayd/qmp/qmptest"
 	"github.com/trayd/trayd/state"
 )
@@ -231,4 +234,62 @@ func TestWaitingIsTold(t *testing.T) {
 	_, err := r.agent.Cancel(o.VM, o.Drive, "test")
 	require.NoError(t, err)
 	<-o.done
+}
+
+// TestLetsGoAtOnce: a guest locks its door after it was looked at, and unlocks it as soon as QEMU
+// has passed the request on. It ejects when the new disc is in already, which stays in.
+func TestLetsGoAtOnce(t *testing.T) {
+	r := newRig(t)
+	var drive atomic.Value
+	drive.Store(loadedDrive)
+	srv := r.fake(&drive)
+	in := func(node string, open bool) {
+		st := strings.Replace(loadedDrive, oldNode, node, 1)
+		drive.Store(strings.Replace(st, `"tray_open":false`, fmt.Sprintf(`"tray_open":%t`, open), 1))
+	}
+	var (
+		tries  atomic.Int32
+		closed = make(chan struct{}, 1)
+	)
+	srv.Handle("query-qmp-schema", func(q *qmptest.Request) { q.Return(json.RawMessage(simulated.Schema)) })
+	srv.Handle("blockdev-add", func(q *qmptest.Request) { q.Return(struct{}{}) })
+	srv.Handle("blockdev-del", func(q *qmptest.Request) { q.Return(struct{}{}) })
+	srv.Handle("blockdev-change-medium", func(q *qmptest.Request) {
+		if tries.Add(1) == 1 {
+			q.Error(qmp.ClassGeneric, "Device is locked and force was not specified, wait for tray to open and try again")
+			return
+		}
+		var args struct{ Filename string }
+		q.Decode(&args)
+		in(regexp.MustCompile(`trayd-\w+-\w+`).FindString(args.Filename), false)
+		q.Return(struct{}{})
+	})
+	r.start()
+	o := r.begin(Replace, "vm", r.disc("DISC_A"))
+	outcome, err := r.finish(o)
+	require.NoError(t, err)
+	require.Equal(t, Done, outcome.Result)
+	require.EqualValues(t, 2, tries.Load())
+
+	node := r.record().Loaded.Node
+	srv.Handle("blockdev-close-tray", func(q *qmptest.Request) {
+		drive.Store(strings.Replace(drive.Load().(string), `"tray_open":true`, `"tray_open":false`, 1))
+		q.Return(struct{}{})
+		closed <- struct{}{}
+	})
+	srv.Handle("blockdev-remove-medium", func(q *qmptest.Request) {
+		drive.Store(strings.Replace(emptyDrive, `"tray_open":false`, `"tray_open":true`, 1))
+		q.Return(struct{}{})
+	})
+	in(node, true)
+	srv.Write(`{"event":"DEVICE_TRAY_MOVED","data":{"device":"","id":"cd0","tray-open":true},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n")
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		require.FailNow(t, "the tray stays open")
+	}
+	r.settled()
+	require.NotNil(t, r.record().Loaded, "the guest's eject was taken for its own wish")
+	require.Equal(t, node, r.record().Loaded.Node)
+	require.Equal(t, StateLoaded, r.drive("vm").State)
 }

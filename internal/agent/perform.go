@@ -99,7 +99,7 @@ func (o *Operation) carryThrough(ctx context.Context, s *session, t *task, err e
 		err = o.change(ctx, s, t)
 	}
 	t.close() // QEMU has its own; ours would keep the volume of a failed change busy
-	last, err := o.conclude(ctx, s, err)
+	last, err := o.conclude(ctx, s, t, err)
 	if err == nil && t.place != nil {
 		place := *t.place
 		d.vm.a.startUnlessStopping(func() { d.vm.a.imageUsed(place) })
@@ -147,8 +147,9 @@ func (o *Operation) intend(p Process, t *task) error {
 }
 
 // conclude settles the drive after the attempt and says what came of it.
-func (o *Operation) conclude(ctx context.Context, s *session, attempt error) (*Outcome, error) {
+func (o *Operation) conclude(ctx context.Context, s *session, t *task, attempt error) (*Outcome, error) {
 	d := o.drive
+	o.drive.note(func(rec *Record) { rec.setAsked(t.asked) })
 	if errors.Is(attempt, qmp.ErrUnanswered) && s.conn.Err() == nil {
 		return nil, o.unknown(attempt)
 	}
@@ -269,6 +270,7 @@ type task struct {
 	before      blockdev.State
 	nothingToDo string // why there is nothing to do
 	toldWaiting bool   // EventWaiting has been published
+	asked       bool   // the guest has been asked to eject, by an earlier operation maybe, and has not been seen to answer
 }
 
 // close closes the disc.

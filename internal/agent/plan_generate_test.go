@@ -21,9 +21,9 @@ type scenario struct {
 	changer string
 	verb    string // Replace or Eject
 	before  string // what is in: empty, ours, ours-added (by blockdev-add), theirs, theirs-unnamed (no file to open again)
-	door    string // open, closed, locked
+	door    string // open, closed, locked, or locks: after it was looked at
 	force   string // never, at-once, then
-	guest   string // when asked it ignores, unlocks, or gives-in (opens the tray)
+	guest   string // when asked it ignores, unlocks, or gives-in (opens the tray); some quickly, before anybody looks
 	policy  GuestEject
 	dieAt   int    // command of the operation before which the agent dies; 0: it lives
 	refuse  int    // command that QEMU refuses
@@ -36,9 +36,9 @@ type scenario struct {
 var (
 	modelChangers = []string{"atomic", "atomic-without-force", "stepwise"}
 	modelBefore   = []string{"empty", "ours", "ours-added", "theirs", "theirs-unnamed"}
-	modelDoors    = []string{"open", "closed", "locked"}
+	modelDoors    = []string{"open", "closed", "locked", "locks"}
 	modelForce    = []string{"never", "at-once", "then"}
-	modelGuests   = []string{"ignores", "unlocks", "gives-in"}
+	modelGuests   = []string{"ignores", "unlocks", "gives-in", "unlocks-quickly", "gives-in-quickly"}
 	modelVolumes  = []string{"two", "same", "elsewhere", "busy", "none"}
 	modelOthers   = []string{"", "guest-opens", "guest-closes", "guest-locks", "guest-unlocks", "reset", "taken-out", "taken-out-closed", "theirs-in", "restarted"}
 )
@@ -107,6 +107,7 @@ func (s scenario) operate(w *world, from Before, changer blockdev.Changer) *Give
 		rec.Change.Target.Volume = w.newVolume
 	}
 	w.write(rec)
+	w.locked, w.quick = w.locked || s.door == "locks", s.guest
 	if s.verb == Replace && w.newVolume != nil {
 		w.activate(*w.newVolume)
 	}
@@ -119,32 +120,58 @@ func (s scenario) operate(w *world, from Before, changer blockdev.Changer) *Give
 	return given
 }
 
-// attempts is Operation.attempts.
+// attempts is Operation.attempts, and how Operation.conclude begins.
 func (s scenario) attempts(w *world, try func(bool) error) *GivenUp {
-	err := try(s.force == "at-once")
-	if errors.Is(err, blockdev.ErrLocked) {
-		rec := w.rec
-		c := *rec.Change
-		switch s.guest {
-		case "gives-in":
-			w.locked, w.open, w.asked = false, true, false
-			c.Asked = false // Operation.answered, in memory only
-			rec.Change = &c
-			w.rec = rec
-		case "unlocks":
-			w.locked = false
-		default:
-			if s.force != "then" {
-				return &GivenUp{Failed, "the guest holds the door"}
-			}
-		}
-		err = try(s.guest == "ignores")
-	}
+	asked, err := s.tries(w, try)
+	w.rec.setAsked(asked)
 	if err != nil {
 		w.log = append(w.log, "error: "+err.Error())
 		return &GivenUp{Failed, err.Error()}
 	}
 	return nil
+}
+
+// tries are those of Operation.attempts.
+func (s scenario) tries(w *world, try func(bool) error) (asked bool, err error) {
+	once := func(force bool) error {
+		err := try(force)
+		asked = asked || mayHaveAsked(err)
+		return err
+	}
+	err = once(s.force == "at-once")
+	var letGo *blockdev.LetGoError
+	if errors.As(err, &letGo) {
+		w.writeAsked()
+		if err = once(s.force == "at-once"); errors.As(err, &letGo) {
+			return asked, letGo.Refusal
+		}
+	}
+	if !errors.Is(err, blockdev.ErrLocked) {
+		return asked, err
+	}
+	w.writeAsked()
+	if s.force != "at-once" {
+		switch {
+		case s.guest == "gives-in":
+			w.locked, w.open, w.asked = false, true, false
+		case s.guest == "unlocks":
+			w.locked = false
+		case w.locked && s.force == "never":
+			return asked, errors.New("the guest holds the door")
+		}
+		asked = !w.open // Operation.waitForGuest sees its answer
+	}
+	err = once(s.force == "at-once" || w.locked)
+	return asked, err
+}
+
+// writeAsked is Operation.asked.
+func (w *world) writeAsked() {
+	if !w.rec.Change.Asked {
+		rec := w.rec
+		rec.setAsked(true)
+		w.write(rec)
+	}
 }
 
 // interfere is what a guest, another client of QEMU, or the end of QEMU does.
@@ -185,6 +212,9 @@ func (s scenario) run() (wrong string, operation, recovery int, w *world) {
 	var given *GivenUp
 	dead := w.untilDeath(func() { given = s.operate(w, from, changer) })
 	operation = w.ticks
+	if c := w.rec.Change; s.door == "locks" && dead && c != nil && !c.Asked {
+		w.asked = false // what Operation.asked does not cover
+	}
 	w.interfere(s.others)
 	if dead {
 		given = nil // died with the agent
@@ -292,7 +322,7 @@ func eachOperation(changers []string, f func(scenario)) {
 				for _, door := range modelDoors {
 					for _, force := range modelForce {
 						for _, guest := range modelGuests {
-							if door != "locked" && (force == "then" || guest != "ignores") {
+							if !strings.HasPrefix(door, "lock") && (force == "then" || guest != "ignores") {
 								continue // nobody is asked
 							}
 							s := scenario{changer: changer, verb: verb, before: before, door: door, force: force, guest: guest, volumes: "two"}

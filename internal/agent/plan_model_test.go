@@ -44,7 +44,8 @@ type world struct {
 	dieAt   int // the agent dies before this one; 0: never
 	refuse  int // this command is refused; 0: none
 	working bool
-	asked   bool // the guest has been asked to eject, and may still answer
+	asked   bool   // the guest has been asked to eject, and may still answer
+	quick   string // what the guest does as soon as it is asked
 
 	// What happened, for the invariants.
 	removed   bool // the operation took the old disc out
@@ -151,7 +152,7 @@ func (w *world) Execute(_ context.Context, command string, args, result any) err
 		delete(w.nodes, node)
 	case command == "blockdev-open-tray":
 		if held {
-			w.asked = true // and that is a success
+			w.ask() // and that is a success
 			break
 		}
 		w.open, w.locked = true, false
@@ -163,10 +164,23 @@ func (w *world) Execute(_ context.Context, command string, args, result any) err
 	case command == "blockdev-insert-medium" && w.open && w.node == "" && exists:
 		w.node = node
 	default:
-		w.asked = w.asked || command == "blockdev-change-medium" && held
+		if command == "blockdev-change-medium" && held {
+			w.ask()
+		}
 		return refusal
 	}
 	return nil
+}
+
+// ask is a guest that is asked to eject.
+func (w *world) ask() {
+	w.asked = true
+	switch w.quick {
+	case "unlocks-quickly":
+		w.locked = false
+	case "gives-in-quickly":
+		w.open, w.locked, w.asked = true, false, false
+	}
 }
 
 func (w *world) AddFD(_ context.Context, _ *os.File, _ int, opaque string) (qmp.FD, error) {

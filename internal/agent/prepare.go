@@ -141,6 +141,7 @@ func (o *Operation) check(ctx context.Context, s *session, t *task, medium *Medi
 		// A guest that an earlier, withdrawn request asked may still answer, too.
 		Asked: o.asks(before) || rec.Asked != nil && !before.TrayOpen,
 	}
+	t.asked = rec.Asked != nil && !before.TrayOpen
 	if before.Medium != nil {
 		t.change.From.File = o.fileOf(rec, before)
 	}

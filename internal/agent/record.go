@@ -134,6 +134,15 @@ func (r *Record) aim(target *Medium) {
 	r.Change = &c
 }
 
+// setAsked says whether an answer of the guest's is to come.
+func (r *Record) setAsked(asked bool) {
+	if r.Change != nil && r.Change.Asked != asked {
+		c := *r.Change
+		c.Asked = asked
+		r.Change = &c
+	}
+}
+
 // empty reports whether the record says nothing that recovery needs.
 func (r *Record) empty() bool { return r.idle() && len(r.Releasing) == 0 }
 

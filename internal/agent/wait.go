@@ -32,11 +32,26 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		}
 		force = true
 	}
-	for forced := 0; ; {
+	for forced, letGo := 0, false; ; {
 		bounded, cancel := s.command(ctx)
 		err := try(bounded, force)
 		cancel()
-		if !errors.Is(err, blockdev.ErrLocked) {
+		t.asked = t.asked || mayHaveAsked(err)
+		var freed *blockdev.LetGoError
+		switch {
+		case errors.As(err, &freed) && !letGo:
+			letGo = true
+			if err := o.asked(); err != nil {
+				return err
+			}
+			continue
+		case errors.As(err, &freed):
+			return freed.Refusal // it wasn't the door
+		case !errors.Is(err, blockdev.ErrLocked):
+			return err
+		}
+		letGo = false
+		if err := o.asked(); err != nil {
 			return err
 		}
 		if force {
@@ -51,9 +66,6 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 				return ctx.Err()
 			}
 		}
-		if err := o.asked(); err != nil {
-			return err
-		}
 		err = o.waitForGuest(ctx, s, t, deadline)
 		o.setPhase(Changing)
 		switch {
@@ -64,6 +76,14 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 			return err
 		}
 	}
+}
+
+// mayHaveAsked reports whether QEMU may have asked the guest to eject in an attempt that ended
+// with err. One that failed may have, for whatever reason that shows: QEMU says only in words,
+// which differ, whether it was the door, or the disc, that it refused.
+func mayHaveAsked(err error) bool {
+	var inUse *blockdev.NodeInUseError // all but that is done
+	return err != nil && !errors.As(err, &inUse)
 }
 
 // limit is how long the guest may hold the door.
@@ -82,30 +102,15 @@ func (o *Operation) asks(before blockdev.State) bool {
 	return holdsDoor(before) && !o.req.Force && o.limit() > 0
 }
 
-// asked makes it durable that the guest has been asked: its answer may come when
-// nobody waits for it any more. The intent says so already where the door was seen
-// to be locked.
+// asked makes it durable that the guest has been asked: its answer may come when nobody waits
+// for it any more. The intent says so already where the door was seen to be locked. Where the
+// guest has locked it since, a death before this write would have its answer taken for its own
+// wish: to take every answer for a late one, after every death, would cost guests more.
 func (o *Operation) asked() error {
 	if c := o.drive.record().Change; c == nil || c.Asked {
 		return nil
 	}
-	return o.drive.amend(true, func(rec *Record) {
-		c := *rec.Change
-		c.Asked = true
-		rec.Change = &c
-	})
-}
-
-// answered notes that the guest has opened the tray. It is not worth a write: after a
-// death recovery would wait for an answer that has come, which does no harm.
-func (o *Operation) answered() {
-	o.drive.note(func(rec *Record) {
-		if rec.Change != nil {
-			c := *rec.Change
-			c.Asked = false
-			rec.Change = &c
-		}
-	})
+	return o.drive.amend(true, func(rec *Record) { rec.setAsked(true) })
 }
 
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
@@ -131,7 +136,7 @@ func (o *Operation) waitForGuest(ctx context.Context, s *session, t *task, deadl
 			return errors.New("somebody else put a disc in")
 		}
 		if st.TrayOpen {
-			o.answered()
+			t.asked = false // it has answered
 		}
 		if !holdsDoor(st) || time.Since(asked) >= askAgain {
 			return nil
