@@ -54,21 +54,26 @@ func (a *Atomic) refused(ctx context.Context, drive string, disc Disc, force boo
 	}
 	s, err := Observe(ctx, a.m, drive)
 	if err != nil {
+		a.report(StepEjectAsked) // maybe
 		return errors.Join(refusal, err)
 	}
 	if s.Node() == disc.Node {
 		return nil // the same operation again: it is in
+	}
+	held := s.Locked && !s.TrayOpen && !force
+	if held {
+		a.report(StepEjectAsked)
 	}
 	// QEMU opens the image before it looks at the door. If it opens now, then the door was
 	// what it refused, and the guest has been asked.
 	if err := a.tryOpen(ctx, disc); err != nil {
 		return err
 	}
-	if !s.Locked || s.TrayOpen || force {
-		return &LetGoError{refusal}
+	if held {
+		return ErrLocked
 	}
 	a.report(StepEjectAsked)
-	return ErrLocked
+	return &LetGoError{refusal}
 }
 
 // forceOpen is Swap by force for QEMU before 7.1, whose change-medium takes no

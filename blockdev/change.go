@@ -18,7 +18,7 @@ type Step string
 // The steps. Which of them occur depends on the Changer and on the guest.
 const (
 	StepNodeAdded      Step = "node-added"      // a node exists outside the drive (Stepwise)
-	StepEjectAsked     Step = "eject-asked"     // the guest has been asked to let go
+	StepEjectAsked     Step = "eject-asked"     // the guest has been asked to let go, or may have been
 	StepTrayOpen       Step = "tray-open"       // the tray is open, the old disc in it
 	StepMediumRemoved  Step = "medium-removed"  // the tray is open and empty
 	StepMediumInserted Step = "medium-inserted" // the new disc lies in the open tray (Stepwise)
@@ -124,6 +124,7 @@ func (t tray) open(ctx context.Context, drive string, force bool) error {
 	}
 	s, err := Observe(ctx, t.m, drive)
 	if err != nil {
+		t.report(StepEjectAsked) // maybe
 		return fmt.Errorf("see whether the tray is open: %w", err)
 	}
 	if !s.TrayOpen {

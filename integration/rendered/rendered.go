@@ -16,19 +16,19 @@ func By(tmpl, document string) error {
 		return err
 	}
 	rest := document
-	for _, n := range t.Root.Nodes {
+	for i, n := range t.Root.Nodes {
 		text, ok := n.(*parse.TextNode)
 		if !ok {
 			continue
+		}
+		if i == len(t.Root.Nodes)-1 && !strings.HasSuffix(rest, string(text.Text)) {
+			return fmt.Errorf("it doesn't end with %q", text.Text)
 		}
 		_, after, found := strings.Cut(rest, string(text.Text))
 		if !found {
 			return fmt.Errorf("it lacks, or has too early: %q", text.Text)
 		}
 		rest = after
-	}
-	if strings.TrimSpace(rest) != "" && len(t.Root.Nodes) > 0 && t.Root.Nodes[len(t.Root.Nodes)-1].Type() == parse.NodeText {
-		return fmt.Errorf("it goes on after its end: %q", rest)
 	}
 	return nil
 }

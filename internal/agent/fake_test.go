@@ -259,6 +259,10 @@ func TestLetsGoAtOnce(t *testing.T) {
 			q.Error(qmp.ClassGeneric, "Device is locked and force was not specified, wait for tray to open and try again")
 			return
 		}
+		var durable Record // trayd may die from here on
+		if ok, err := r.journal.Get(recordKey("vm", "cd0"), &durable); err != nil || !ok || durable.Change == nil || !durable.Change.Asked {
+			t.Errorf("it isn't written down that the guest may have been asked: %+v, %v", durable, err)
+		}
 		var args struct{ Filename string }
 		q.Decode(&args)
 		in(regexp.MustCompile(`trayd-\w+-\w+`).FindString(args.Filename), false)

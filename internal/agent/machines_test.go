@@ -305,6 +305,7 @@ func TestStartWhileItDies(t *testing.T) {
 	_, err := r.agent.StartVM(t.Context(), "m", Caller{})
 	require.ErrorContains(t, err, "VM m can't be started: started")
 	require.True(t, d.started.Load())
+	require.EqualValues(t, 2, d.asked.Load(), "somebody else has asked first")
 }
 
 // TestCrashAfterPowerOff: a QEMU that crashes at its end, after its guest has powered off, has

@@ -149,7 +149,7 @@ func (o *Operation) intend(p Process, t *task) error {
 // conclude settles the drive after the attempt and says what came of it.
 func (o *Operation) conclude(ctx context.Context, s *session, t *task, attempt error) (*Outcome, error) {
 	d := o.drive
-	o.drive.note(func(rec *Record) { rec.setAsked(t.asked) })
+	o.noteAsked(t, attempt)
 	if errors.Is(attempt, qmp.ErrUnanswered) && s.conn.Err() == nil {
 		return nil, o.unknown(attempt)
 	}
@@ -286,7 +286,10 @@ func (o *Operation) change(ctx context.Context, s *session, t *task) (err error)
 	a := o.drive.vm.a
 	bounded, cancel := s.command(ctx)
 	defer cancel()
-	changer, err := s.changer(bounded, func(st blockdev.Step) { a.failPoint(string(st)) })
+	changer, err := s.changer(bounded, func(st blockdev.Step) {
+		t.asked = t.asked || st == blockdev.StepEjectAsked
+		a.failPoint(string(st))
+	})
 	if err != nil {
 		return err
 	}

@@ -78,17 +78,17 @@ func (s scenario) newWorld() (*world, Before) {
 	if from.Node != "" {
 		w.node, w.nodes[from.Node] = from.Node, s.before != "ours-added"
 	}
+	w.written = w.rec
 	return w, from
 }
 
 func (s scenario) newChanger(w *world) blockdev.Changer {
-	switch s.changer {
-	case "stepwise":
-		return blockdev.NewStepwise(w, blockdev.Options{Own: modelMark})
-	case "atomic":
-		return blockdev.NewAtomic(w, blockdev.Options{Own: modelMark, Features: blockdev.Features{ChangeMedium: true, ChangeMediumForce: true}})
+	o := blockdev.Options{Own: modelMark, Report: func(st blockdev.Step) { w.reported = w.reported || st == blockdev.StepEjectAsked }}
+	if s.changer == "stepwise" {
+		return blockdev.NewStepwise(w, o)
 	}
-	return blockdev.NewAtomic(w, blockdev.Options{Own: modelMark, Features: blockdev.Features{ChangeMedium: true}})
+	o.Features = blockdev.Features{ChangeMedium: true, ChangeMediumForce: s.changer == "atomic"}
+	return blockdev.NewAtomic(w, o)
 }
 
 // operate is Operation.perform: intent, attempts, and why it gave up.
@@ -112,57 +112,64 @@ func (s scenario) operate(w *world, from Before, changer blockdev.Changer) *Give
 		w.activate(*w.newVolume)
 	}
 	if s.verb == Eject {
-		return s.attempts(w, func(force bool) error { return changer.Eject(ctx, "cd0", force) })
+		asked, err := s.attempts(w, func(force bool) error { return changer.Eject(ctx, "cd0", force) })
+		return s.conclude(w, asked, err)
 	}
 	disc := w.lend(newNode)
-	given := s.attempts(w, func(force bool) error { return changer.Swap(ctx, "cd0", disc, force) })
+	asked, err := s.attempts(w, func(force bool) error { return changer.Swap(ctx, "cd0", disc, force) })
 	_ = w.takeBack(disc.FDSet)
-	return given
+	return s.conclude(w, asked, err)
 }
 
-// attempts is Operation.attempts, and how Operation.conclude begins.
-func (s scenario) attempts(w *world, try func(bool) error) *GivenUp {
-	asked, err := s.tries(w, try)
-	w.rec.setAsked(asked)
-	if err != nil {
-		w.log = append(w.log, "error: "+err.Error())
-		return &GivenUp{Failed, err.Error()}
-	}
-	return nil
-}
-
-// tries are those of Operation.attempts.
-func (s scenario) tries(w *world, try func(bool) error) (asked bool, err error) {
-	once := func(force bool) error {
-		err := try(force)
-		asked = asked || mayHaveAsked(err)
-		return err
-	}
-	err = once(s.force == "at-once")
-	var letGo *blockdev.LetGoError
-	if errors.As(err, &letGo) {
-		w.writeAsked()
-		if err = once(s.force == "at-once"); errors.As(err, &letGo) {
-			return asked, letGo.Refusal
+// attempts is Operation.attempts; asked says whether an answer of the guest's is to come.
+func (s scenario) attempts(w *world, try func(bool) error) (asked bool, err error) {
+	force, waited := s.force == "at-once", false
+	for letGo := false; ; {
+		w.reported = false
+		err = try(force)
+		asked = asked || w.reported
+		var freed *blockdev.LetGoError
+		switch {
+		case errors.As(err, &freed) && !letGo:
+			letGo = true
+			w.writeAsked()
+			continue
+		case errors.As(err, &freed):
+			return asked, freed.Refusal
+		case !errors.Is(err, blockdev.ErrLocked):
+			return asked, err
 		}
-	}
-	if !errors.Is(err, blockdev.ErrLocked) {
-		return asked, err
-	}
-	w.writeAsked()
-	if s.force != "at-once" {
+		letGo = false
+		w.writeAsked()
+		if force || waited {
+			return asked, err
+		}
+		waited = true
 		switch {
 		case s.guest == "gives-in":
 			w.locked, w.open, w.asked = false, true, false
 		case s.guest == "unlocks":
 			w.locked = false
 		case w.locked && s.force == "never":
-			return asked, errors.New("the guest holds the door")
+			return asked, err
+		case w.locked:
+			force = true
 		}
 		asked = !w.open // Operation.waitForGuest sees its answer
 	}
-	err = once(s.force == "at-once" || w.locked)
-	return asked, err
+}
+
+// conclude is how Operation.conclude begins.
+func (s scenario) conclude(w *world, asked bool, err error) *GivenUp {
+	if asked && err != nil {
+		w.writeAsked()
+	}
+	w.rec.setAsked(asked)
+	if err != nil {
+		w.log = append(w.log, "error: "+err.Error())
+		return &GivenUp{Failed, err.Error()}
+	}
+	return nil
 }
 
 // writeAsked is Operation.asked.
@@ -212,9 +219,10 @@ func (s scenario) run() (wrong string, operation, recovery int, w *world) {
 	var given *GivenUp
 	dead := w.untilDeath(func() { given = s.operate(w, from, changer) })
 	operation = w.ticks
-	if c := w.rec.Change; s.door == "locks" && dead && c != nil && !c.Asked {
+	if c := w.rec.Change; dead && w.untold && c != nil && !c.Asked {
 		w.asked = false // what Operation.asked does not cover
 	}
+	alive := !dead
 	w.interfere(s.others)
 	if dead {
 		given = nil // died with the agent
@@ -223,6 +231,9 @@ func (s scenario) run() (wrong string, operation, recovery int, w *world) {
 	dead = w.untilDeath(func() { wrong = w.settle(changer, given) })
 	recovery = w.ticks
 	w.dieAt = 0
+	if wrong == "" && alive && !dead && w.rec.Asked != nil && !w.everAsked && s.refuse == 0 {
+		wrong = "an answer is waited for, and nobody was asked"
+	}
 	if wrong == "" && (dead || s.others2 != "") {
 		w.interfere(s.others2)
 		wrong = w.settle(changer, nil)

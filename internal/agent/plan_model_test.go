@@ -24,7 +24,8 @@ func isOurs(node string) bool { return strings.HasPrefix(node, modelMark) }
 // CD drive. It is a blockdev.Monitor, so that the real changers walk through it, and
 // before each command the agent can die.
 type world struct {
-	rec Record
+	rec     Record
+	written Record // what a death leaves of it
 
 	vm           Presence
 	node         string // in the drive
@@ -40,12 +41,15 @@ type world struct {
 	elsewhere    volume.Ref          // the one that another machine's drive uses, too
 	busy         bool                // somebody holds every volume open: none can be released
 
-	ticks   int // commands and writes so far
-	dieAt   int // the agent dies before this one; 0: never
-	refuse  int // this command is refused; 0: none
-	working bool
-	asked   bool   // the guest has been asked to eject, and may still answer
-	quick   string // what the guest does as soon as it is asked
+	ticks     int // commands and writes so far
+	dieAt     int // the agent dies before this one; 0: never
+	refuse    int // this command is refused; 0: none
+	working   bool
+	asked     bool   // the guest has been asked to eject, and may still answer
+	quick     string // what the guest does as soon as it is asked
+	untold    bool   // it has been asked by the last try, and nothing was written since
+	everAsked bool
+	reported  bool // a changer has said that it may have been asked, in this try
 
 	// What happened, for the invariants.
 	removed   bool // the operation took the old disc out
@@ -66,6 +70,7 @@ func (w *world) untilDeath(f func()) (dead bool) {
 				panic(r)
 			}
 			w.log = append(w.log, "-- died --")
+			w.rec = w.written
 			dead = true
 		}
 	}()
@@ -134,9 +139,15 @@ func (w *world) Execute(_ context.Context, command string, args, result any) err
 		}
 		node = options.NodeName
 	}
+	if command == "blockdev-change-medium" || command == "blockdev-open-tray" {
+		w.untold = false // what an earlier try has had asked has to be written down by now
+	}
 	w.tick(command + " " + node)
 	refusal := &qmp.Error{Command: command, Class: qmp.ClassGeneric, Desc: "as the model says"}
 	if w.ticks == w.refuse {
+		if strings.HasSuffix(node, blockdev.TrySuffix) && w.quick == "unlocks-quickly" {
+			w.asked = false // a disc that opens no more, a moment after the guest was asked and has unlocked: it isn't known
+		}
 		return refusal
 	}
 	_, exists := w.nodes[node]
@@ -174,7 +185,7 @@ func (w *world) Execute(_ context.Context, command string, args, result any) err
 
 // ask is a guest that is asked to eject.
 func (w *world) ask() {
-	w.asked = true
+	w.asked, w.untold, w.everAsked = true, true, true
 	switch w.quick {
 	case "unlocks-quickly":
 		w.locked = false
@@ -204,7 +215,7 @@ func (w *world) QueryFDSets(context.Context) ([]qmp.FDSet, error) { return nil, 
 // write makes a record durable.
 func (w *world) write(rec Record) {
 	w.tick("write")
-	w.rec = rec
+	w.rec, w.written, w.untold = rec, rec, false
 }
 
 // lend is blockdev.Lend without a file.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trayd/trayd/blockdev"
+	"github.com/trayd/trayd/qmp"
 )
 
 const (
@@ -36,7 +37,6 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 		bounded, cancel := s.command(ctx)
 		err := try(bounded, force)
 		cancel()
-		t.asked = t.asked || mayHaveAsked(err)
 		var freed *blockdev.LetGoError
 		switch {
 		case errors.As(err, &freed) && !letGo:
@@ -78,14 +78,6 @@ func (o *Operation) attempts(ctx context.Context, s *session, t *task, try func(
 	}
 }
 
-// mayHaveAsked reports whether QEMU may have asked the guest to eject in an attempt that ended
-// with err. One that failed may have, for whatever reason that shows: QEMU says only in words,
-// which differ, whether it was the door, or the disc, that it refused.
-func mayHaveAsked(err error) bool {
-	var inUse *blockdev.NodeInUseError // all but that is done
-	return err != nil && !errors.As(err, &inUse)
-}
-
 // limit is how long the guest may hold the door.
 func (o *Operation) limit() time.Duration {
 	if o.req.Wait != nil {
@@ -111,6 +103,20 @@ func (o *Operation) asked() error {
 		return nil
 	}
 	return o.drive.amend(true, func(rec *Record) { rec.setAsked(true) })
+}
+
+// noteAsked notes at the end of an attempt whether an answer of the guest's is to come. That goes
+// with the outcome, but for an attempt that failed, whose outcome may be long in coming. Where
+// QEMU didn't answer the intent's word stands.
+func (o *Operation) noteAsked(t *task, attempt error) {
+	if t.asked && attempt != nil {
+		if err := o.asked(); err != nil {
+			o.drive.vm.a.log.Warn("that the guest was asked to eject can't be written to the state file: should trayd die now, its answer counts as its own wish", "vm", o.VM, "drive", o.Drive, "error", err)
+		}
+	}
+	if t.asked || !errors.Is(attempt, qmp.ErrUnanswered) {
+		o.drive.note(func(rec *Record) { rec.setAsked(t.asked) })
+	}
 }
 
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
