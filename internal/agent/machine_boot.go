@@ -118,8 +118,8 @@ func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definitio
 	switch {
 	case err != nil:
 	case written:
+		m.known(d.Name, func(i *installing) { i.written, i.missed = true, true })
 		m.wroteDisk(s.vm)
-		m.known(d.Name, func(i *installing) { i.missed = true })
 		return
 	default:
 		err = m.followInstall(ctx, s, d)
@@ -199,13 +199,14 @@ func (m *machines) writtenByNow(s *session) bool {
 	return false
 }
 
-// wroteDisk turns the boot order of a running machine round.
+// wroteDisk turns the boot order of a running machine round, unless it was reset meanwhile.
 func (m *machines) wroteDisk(v *vm) {
+	v.turning.Lock()
+	defer v.turning.Unlock()
 	d, err := m.store().Load(v.name)
-	if err != nil || d.Boot != wire.BootCDROMOnce {
+	if err != nil || d.Boot != wire.BootCDROMOnce || !m.known(v.name, func(*installing) {}).written {
 		return
 	}
-	m.known(v.name, func(i *installing) { i.written = true })
 	s, release := v.current()
 	if s == nil {
 		return
@@ -217,7 +218,7 @@ func (m *machines) wroteDisk(v *vm) {
 }
 
 // rearm has a machine that is being installed boot from its disc again, at the reset that
-// follows. forget is for right after that.
+// follows. forget is for right after that. The caller holds the machine's turning.
 func (m *machines) rearm(ctx context.Context, s *session, d *machine.Definition) (forget func()) {
 	if d.Boot != wire.BootCDROMOnce {
 		return func() {}

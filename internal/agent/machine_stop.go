@@ -232,6 +232,8 @@ func (m *machines) reset(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
+	s.vm.turning.Lock()
+	defer s.vm.turning.Unlock()
 	forget := m.rearm(ctx, s, d)
 	bounded, cancel := s.command(ctx)
 	defer cancel()

@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,7 +18,9 @@ import (
 
 	"github.com/trayd/trayd/internal/machine"
 	"github.com/trayd/trayd/internal/machine/launch"
+	"github.com/trayd/trayd/internal/simulated"
 	"github.com/trayd/trayd/internal/wire"
+	"github.com/trayd/trayd/qmp/qmptest"
 )
 
 // noneRuns is a Runner whose machines have all ended: what is left to be learnt from that
@@ -325,4 +329,81 @@ func TestCrashAfterPowerOff(t *testing.T) {
 		m.setFailed("m", "") // as at its next start
 		require.Equal(t, "SIGSEGV", m.whyFailed("m", launch.State{Failed: true, Why: "SIGSEGV"}))
 	}
+}
+
+// runsOn is a Runner whose machine runs.
+type runsOn struct{ noneRuns }
+
+func (runsOn) State(context.Context, string) (launch.State, error) {
+	return launch.State{Running: true, PID: os.Getpid()}, nil
+}
+
+// TestResetAfterFirstWrite: the reset button in the middle of an installation has the disc boot
+// again, also when the order of the boot is just being turned round for the guest's first write.
+func TestResetAfterFirstWrite(t *testing.T) {
+	r := installedRig(t)
+	r.opts.Machines.Runner = runsOn{}
+	m := simulated.New(t, json.RawMessage(simulated.Schema))
+	t.Cleanup(r.end) // before it goes
+	done := func(q *qmptest.Request) { q.Return(struct{}{}) }
+	m.Handle("block-set-write-threshold", done)
+	m.Handle("query-blockstats", func(q *qmptest.Request) { q.Return([]any{}) })
+	var (
+		mu    sync.Mutex // guards below
+		index = map[string]int{"cd0": 1, "disk0": 2}
+		boots []string // at each reset
+	)
+	device := func(path string) string { return strings.TrimPrefix(path, "/machine/peripheral/") }
+	m.Handle("qom-get", func(q *qmptest.Request) {
+		var args struct{ Path, Property string }
+		q.Decode(&args)
+		mu.Lock()
+		defer mu.Unlock()
+		if args.Property == "bootindex" {
+			q.Return(index[device(args.Path)])
+			return
+		}
+		q.Return(simulated.QOM(q))
+	})
+	turning := make(chan struct{}, 100)
+	m.Handle("qom-set", func(q *qmptest.Request) {
+		var args struct {
+			Path  string
+			Value int
+		}
+		q.Decode(&args)
+		mu.Lock()
+		index[device(args.Path)] = args.Value
+		mu.Unlock()
+		turning <- struct{}{}
+		q.Sleep(100 * time.Millisecond) // as a busy QEMU
+		q.Return(struct{}{})
+	})
+	m.Handle("system_reset", func(q *qmptest.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		boots = append(boots, "cd0")
+		if index["disk0"] < index["cd0"] {
+			boots[len(boots)-1] = "disk0"
+		}
+		q.Return(struct{}{})
+	})
+	run := filepath.Join(r.opts.Machines.RunDir, "m")
+	require.NoError(t, os.MkdirAll(run, 0o700))
+	require.NoError(t, os.Link(m.Path(), filepath.Join(run, machine.MonitorSocket)))
+	r.start()
+	r.event(EventVMAttached)
+	m.Wait("block-set-write-threshold", 1)
+	for range 3 {
+		m.Write(`{"event":"BLOCK_WRITE_THRESHOLD","data":{"node-name":"disk0","amount-exceeded":1,"write-threshold":1},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n")
+		<-turning
+		require.NoError(t, r.agent.ResetVM(t.Context(), "m", Caller{}))
+		for len(turning) > 0 {
+			<-turning
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []string{"cd0", "cd0", "cd0"}, boots)
+	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
 }

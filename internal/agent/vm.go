@@ -28,6 +28,9 @@ type vm struct {
 	kick  chan struct{} // wakes the supervisor
 	gate  chan struct{} // holds a token while somebody connects
 	looks look.Shared[VMStatus]
+	// turning is held while the boot order of a machine of trayd's own is changed, command by
+	// command, and until what has to come next has: its reset.
+	turning sync.Mutex
 
 	mu       sync.Mutex // guards below
 	path     string

@@ -69,7 +69,7 @@ func (m *Machine) handlers(schema json.RawMessage) []qmptest.Option {
 		on("query-block", func(*qmptest.Request) any { return m.drive() }),
 		on("query-named-block-nodes", func(*qmptest.Request) any { return m.nodes() }),
 		on("query-fdsets", func(*qmptest.Request) any { return m.sets() }),
-		on("qom-get", func(q *qmptest.Request) any { return qom(q) }),
+		on("qom-get", func(q *qmptest.Request) any { return QOM(q) }),
 		on("add-fd", func(q *qmptest.Request) any { return m.addFD(q) }),
 		on("remove-fd", func(q *qmptest.Request) any { return m.removeFD(q) }),
 		on("blockdev-change-medium", func(q *qmptest.Request) any { return m.change(q) }),
@@ -102,8 +102,8 @@ func (m *Machine) sets() any {
 	return all
 }
 
-// qom is where the drive is: on the AHCI of a q35.
-func qom(q *qmptest.Request) any {
+// QOM is what each answers to qom-get: where the drive is, on the AHCI of a q35.
+func QOM(q *qmptest.Request) any {
 	var args struct{ Path, Property string }
 	q.Decode(&args)
 	switch {
