@@ -102,6 +102,7 @@ func (a *Atomic) forceOpen(ctx context.Context, drive string, disc Disc) error {
 		a.report(StepSwapped)
 		return nil
 	case opened:
+		a.report(StepEjectAsked) // maybe: the disc opens, so the guest has closed the tray again, and locked it
 		return a.undone(ctx, drive, err)
 	}
 	return a.refused(ctx, drive, disc, false, err) // the guest may have locked the door since

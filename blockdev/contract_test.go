@@ -191,6 +191,7 @@ func contract(t *testing.T, b *bench) {
 	gone := b.lend(first, "gone")
 	require.NoError(t, blockdev.TakeBack(b.ctx(), b.conn, gone.FDSet))
 	gone.FDSet = 99999
+	b.steps = nil
 	for _, force := range []bool{false, true} {
 		err := b.Swap(b.ctx(), b.drive.ID, gone, force)
 		var refused *qmp.Error
@@ -200,6 +201,7 @@ func contract(t *testing.T, b *bench) {
 	}
 	b.giveUp(gone)
 	require.Empty(t, trayEvents(events), "the tray has not moved")
+	require.NotContains(t, b.steps, blockdev.StepEjectAsked, "nobody holds the door")
 
 	t.Log("the same operation again does nothing")
 	disc := b.lend(first, "three")

@@ -212,8 +212,14 @@ func (m *machines) wroteDisk(v *vm) {
 		return
 	}
 	defer release()
-	if err := m.order(m.a.ctx, s, machine.Installed(d)); err != nil && s.conn.Err() == nil {
-		m.a.log.Warn("the boot order can't be turned round: the machine's next reset boots the disc again", "vm", v.name, "error", err)
+	m.disksFirst(m.a.ctx, s, d)
+}
+
+// disksFirst has a running machine boot its disks from its next reset on. The caller holds the
+// machine's turning.
+func (m *machines) disksFirst(ctx context.Context, s *session, d *machine.Definition) {
+	if err := m.order(ctx, s, machine.Installed(d)); err != nil && s.conn.Err() == nil {
+		m.a.log.Warn("the boot order can't be turned round: the machine's next reset boots the disc again", "vm", d.Name, "error", err)
 	}
 }
 
@@ -224,7 +230,8 @@ func (m *machines) rearm(ctx context.Context, s *session, d *machine.Definition)
 		return func() {}
 	}
 	if m.known(d.Name, func(*installing) {}).missed {
-		m.installed(d.Name, true) // it may be: an installer that begins again would destroy it
+		m.disksFirst(ctx, s, d) // it may be installed: an installer that begins again would destroy it
+		m.installed(d.Name, true)
 		return func() {}
 	}
 	warn := func(err error) {
@@ -280,6 +287,8 @@ func (m *machines) guestReset(v *vm) {
 			m.takeOut(v, c.Name, "the first boot has ended")
 		}
 	}
+	v.turning.Lock() // a reset by its button reads the definition and turns the order by it
+	defer v.turning.Unlock()
 	m.installed(v.name, true)
 }
 

@@ -216,8 +216,7 @@ func (a *Agent) ResetVM(ctx context.Context, name string, by Caller) error {
 }
 
 func (m *machines) reset(ctx context.Context, name string) error {
-	d, err := m.load(name)
-	if err != nil {
+	if _, err := m.load(name); err != nil {
 		return err
 	}
 	st, err := m.running(ctx, name)
@@ -234,12 +233,20 @@ func (m *machines) reset(ctx context.Context, name string) error {
 	defer release()
 	s.vm.turning.Lock()
 	defer s.vm.turning.Unlock()
-	forget := m.rearm(ctx, s, d)
+	d, err := m.load(name) // not before: the guest may have ended its installation meanwhile
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx) // the order and the reset belong together
+	// Also when the reset fails: the next write has the order turned round again.
+	defer m.rearm(ctx, s, d)()
 	bounded, cancel := s.command(ctx)
 	defer cancel()
 	if err := s.conn.Execute(bounded, "system_reset", nil, nil); err != nil {
 		return &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("VM %s can't be reset: %v", name, err), Next: "`trayctl vm kill " + name + "` ends it"}
 	}
-	forget()
 	return nil
 }

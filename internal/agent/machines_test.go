@@ -396,7 +396,11 @@ func TestResetAfterFirstWrite(t *testing.T) {
 	m.Wait("block-set-write-threshold", 1)
 	for range 3 {
 		m.Write(`{"event":"BLOCK_WRITE_THRESHOLD","data":{"node-name":"disk0","amount-exceeded":1,"write-threshold":1},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n")
-		<-turning
+		select {
+		case <-turning:
+		case <-time.After(10 * time.Second):
+			require.FailNow(t, "the order isn't turned round")
+		}
 		require.NoError(t, r.agent.ResetVM(t.Context(), "m", Caller{}))
 		for len(turning) > 0 {
 			<-turning

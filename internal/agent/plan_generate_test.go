@@ -155,7 +155,7 @@ func (s scenario) attempts(w *world, try func(bool) error) (asked bool, err erro
 		case w.locked:
 			force = true
 		}
-		asked = !w.open // Operation.waitForGuest sees its answer
+		asked = asked && !w.open // Operation.waitForGuest sees its answer
 	}
 }
 

@@ -145,7 +145,7 @@ func (w *world) Execute(_ context.Context, command string, args, result any) err
 	w.tick(command + " " + node)
 	refusal := &qmp.Error{Command: command, Class: qmp.ClassGeneric, Desc: "as the model says"}
 	if w.ticks == w.refuse {
-		if strings.HasSuffix(node, blockdev.TrySuffix) && w.quick == "unlocks-quickly" {
+		if command == "blockdev-add" && strings.HasSuffix(node, blockdev.TrySuffix) && w.quick == "unlocks-quickly" {
 			w.asked = false // a disc that opens no more, a moment after the guest was asked and has unlocked: it isn't known
 		}
 		return refusal

@@ -105,18 +105,17 @@ func (o *Operation) asked() error {
 	return o.drive.amend(true, func(rec *Record) { rec.setAsked(true) })
 }
 
-// noteAsked notes at the end of an attempt whether an answer of the guest's is to come. That goes
-// with the outcome, but for an attempt that failed, whose outcome may be long in coming. Where
-// QEMU didn't answer the intent's word stands.
+// noteAsked notes at the end of an attempt whether an answer of the guest's is to come; where QEMU
+// didn't answer, one may. That goes with the outcome, but for an attempt that failed, whose
+// outcome may be long in coming.
 func (o *Operation) noteAsked(t *task, attempt error) {
+	t.asked = t.asked || errors.Is(attempt, qmp.ErrUnanswered)
 	if t.asked && attempt != nil {
 		if err := o.asked(); err != nil {
 			o.drive.vm.a.log.Warn("that the guest was asked to eject can't be written to the state file: should trayd die now, its answer counts as its own wish", "vm", o.VM, "drive", o.Drive, "error", err)
 		}
 	}
-	if t.asked || !errors.Is(attempt, qmp.ErrUnanswered) {
-		o.drive.note(func(rec *Record) { rec.setAsked(t.asked) })
-	}
+	o.drive.note(func(rec *Record) { rec.setAsked(t.asked) })
 }
 
 // waitForGuest returns nil when it is worth another try. It asks QEMU, since a
