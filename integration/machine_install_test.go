@@ -19,7 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trayd/trayd/internal/guest"
+	"github.com/trayd/trayd/internal/machine"
 	"github.com/trayd/trayd/internal/wire"
+	"github.com/trayd/trayd/qmp"
 )
 
 const (
@@ -330,10 +332,25 @@ func TestMachineInstallEnds(t *testing.T) {
 	}
 }
 
+// ordered waits until a machine whose guest has written its disk boots that before its disc: trayd
+// has it turned round within milliseconds, more on a busy host, and must not die before.
+func (r *installRig) ordered(name string) {
+	r.t.Helper()
+	conn, err := qmp.Dial(r.t.Context(), filepath.Join(r.dir, "m", name, machine.OperatorSocket), nil)
+	require.NoError(r.t, err)
+	defer conn.Close()
+	index := func(device string) (i int) {
+		require.NoError(r.t, conn.Execute(r.t.Context(), "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": "bootindex"}, &i))
+		return i
+	}
+	require.Eventually(r.t, func() bool { return index("disk0") < index("cd0") }, 20*time.Second, 20*time.Millisecond, "the boot order isn't turned round")
+}
+
 // diesDuring has trayd die while the guest installs, and come back when that has ended.
 func (r *installRig) diesDuring(end string) {
 	r.t.Helper()
 	log := r.machineDir("win1", "serial.log")
+	r.ordered("win1")
 	r.kill()
 	r.died = true
 	defer r.types("win1", "write\n"+end+"\n")()
