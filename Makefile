@@ -76,7 +76,8 @@ endef
 
 # At most two parts at a time: most of them keep one processor busy. What one prints comes
 # in one piece, when it has ended; a failure leaves the others running. The longest are first,
-# and among them edge: the others wait for what it needs (bin/host).
+# and among them edge: the others wait for what it needs (bin/host). make test begins with
+# what edge-SUITE needs: make would else run the short parts first, and end with a long one.
 IN_PAIRS = $(MAKE) --no-print-directory -j2 -k --output-sync=target
 
 # In what the tests leave of the processors; in a group of its own, which ends with its parent.
@@ -87,7 +88,7 @@ test: lint ## everything: unit tests, real QEMUs, real guests, real systemd (nee
 	@rm -f $(CACHE)/*.json; failed=0; \
 	$(if $(QEMU),,$(FUZZ_BESIDE)) \
 	$(MAKE) --no-print-directory unit || failed=1; \
-	$(IN_PAIRS) $(if $(findstring /,$(QEMU)),,edge) here $(if $(QEMU),,$(foreach p,edge here unit,$(OTHERS:%=$(p)-%)) ONCE_IS_ENOUGH=bullseye) || failed=1; \
+	$(IN_PAIRS) $(if $(QEMU),,$(OTHERS:%=bin/host-%)) $(if $(findstring /,$(QEMU)),,edge) here $(if $(QEMU),,$(foreach p,edge here unit,$(OTHERS:%=$(p)-%)) ONCE_IS_ENOUGH=bullseye) || failed=1; \
 	$(if $(QEMU),,wait $$fuzz || failed=1; trap - EXIT; cat $(CACHE)/fuzz.log;) \
 	$(GO) run -buildvcs=false ./integration/report -table $(foreach p,unit integration $(if $(findstring /,$(QEMU)),,edge),$(CACHE)/$(p)$(SUFFIX).json \
 		$(if $(QEMU),,$(OTHERS:%=$(CACHE)/$(p)-%.json))) && exit $$failed
