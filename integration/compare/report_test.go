@@ -13,6 +13,7 @@ import (
 
 	"github.com/trayd/trayd/integration/fault"
 	"github.com/trayd/trayd/integration/peer"
+	"github.com/trayd/trayd/integration/rendered"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -179,4 +180,11 @@ func TestLost(t *testing.T) {
 	require.Equal(t, 1, c.lost())
 	c.Volumes = []faultRow{{"trayd", fault.Fault{}, fault.Count{Runs: 2, Kept: 1, True: 2, Clean: 2}}}
 	require.Equal(t, 2, c.lost())
+}
+
+// TestCommitted: the committed document was made by this template.
+func TestCommitted(t *testing.T) {
+	document, err := os.ReadFile("../../docs/comparison.md")
+	require.NoError(t, err)
+	require.NoError(t, rendered.By(reportText, string(document)), "make compare")
 }
