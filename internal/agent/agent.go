@@ -332,7 +332,7 @@ func (a *Agent) forget(v *vm) {
 	defer a.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if a.vms[v.name] != v || v.launched || v.session != nil || !v.ended && v.path != "" {
+	if a.vms[v.name] != v || v.launched || v.session != nil || !v.ended && (v.path != "" || v.process.alive(a.boot)) {
 		return
 	}
 	for _, d := range v.drives {

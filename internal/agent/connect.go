@@ -72,7 +72,7 @@ func (v *vm) connect(ctx context.Context) (*session, func(), error) {
 	if v.process != s.process {
 		v.left = nil
 	}
-	v.session, v.process, v.why, v.ended = s, s.process, nil, false
+	v.session, v.process, v.met, v.why, v.ended = s, s.process, s.process, nil, false
 	s.holds++
 	v.mu.Unlock()
 	s.settleAll(ctx)
@@ -167,7 +167,10 @@ func (v *vm) letGoIfEnded() error {
 	known := p != Process{}
 	if known && p.alive(v.a.boot) {
 		v.mu.Unlock()
-		return fmt.Errorf("QEMU (pid %d) runs, but its monitor socket %s is gone", p.PID, path)
+		if path != "" {
+			path = " " + path
+		}
+		return fmt.Errorf("QEMU (pid %d) runs, but its monitor socket%s is gone", p.PID, path)
 	}
 	if !known {
 		// Never seen: nothing of ours can be in it. A socket on which nobody
@@ -179,7 +182,10 @@ func (v *vm) letGoIfEnded() error {
 		v.mu.Unlock()
 		return nil
 	}
-	was := v.ended
+	was, how := v.ended, endSeen
+	if v.met != p {
+		how = endUnseen
+	}
 	v.ended = true
 	if !was {
 		v.why = &Error{Code: Unreachable, VM: v.name, Detail: fmt.Sprintf("VM %s: its QEMU (pid %d) has ended", v.name, p.PID), Next: "start the machine"}
@@ -192,7 +198,7 @@ func (v *vm) letGoIfEnded() error {
 		d.machineEnded()
 		d.dropRecord()
 	}
-	v.a.machines.ended(v.name, p, endSeen)
+	v.a.machines.ended(v.name, p, how)
 	v.a.retryReleases() // it may have held one
 	v.a.publish(Event{Type: EventVMEnded, VM: v.name, Detail: "the machine's process ended"})
 	return nil

@@ -21,8 +21,10 @@ func (m *machines) removeSeed(name string) {
 type end int
 
 const (
-	endSeen   end = iota // while trayd looked
-	endUnseen            // while it didn't run
+	endSeen end = iota // while trayd was connected
+	// endUnseen is while trayd didn't run, or before it was connected anew: what the guest has
+	// done at its end, nobody knows.
+	endUnseen
 )
 
 // ended is told that a machine's process is no more.
@@ -73,10 +75,10 @@ func (m *machines) ended(name string, p Process, how end) {
 func stoppedDetail(how end, now installing, r run) string {
 	ran := ", after " + time.Since(r.Since).Round(time.Second).String()
 	switch {
-	case how == endUnseen:
-		return "ended while trayd didn't run"
 	case now.killed:
 		return "was ended" + ran
+	case how == endUnseen:
+		return "ended while trayd wasn't connected to it"
 	case now.off:
 		return "has powered off" + ran
 	}

@@ -137,14 +137,7 @@ func (m *machines) powerOff(ctx context.Context, name string) (why string) {
 
 // awaitGone waits until a process whose monitor has been closed is no more.
 func (m *machines) awaitGone(ctx context.Context, name string, p Process) {
-	f := p.watch(m.a.boot)
-	if f != nil {
-		stop := context.AfterFunc(ctx, func() { f.Close() })
-		_ = awaitEnd(f)
-		if stop() {
-			f.Close()
-		}
-	}
+	p.await(ctx, m.a.boot)
 	for ctx.Err() == nil { // the runner learns of it a moment later
 		if st, err := m.running(ctx, name); err != nil || !st.Running {
 			return

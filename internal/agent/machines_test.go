@@ -195,6 +195,31 @@ func TestKilledAfterNobodyLooked(t *testing.T) {
 	}
 }
 
+// TestEndsBeforeTraydIsBack: a machine whose QEMU was just ending when trayd was started, and
+// had closed its monitor already, hasn't failed, and its disk is taken for installed, as that
+// of one that was gone.
+func TestEndsBeforeTraydIsBack(t *testing.T) {
+	r := installedRig(t)
+	r.start()
+	qemu := exec.Command("sleep", "60")
+	require.NoError(t, qemu.Start())
+	defer func() { _ = qemu.Wait() }()
+	defer func() { _ = qemu.Process.Kill() }()
+	p := lookUp(qemu.Process.Pid, bootID())
+	require.NoError(t, r.journal.Put(runPrefix+"m", run{p, time.Now()}))
+	r.restart()
+	v := r.agent.vm("m")
+	require.Eventually(t, func() bool { return strings.Contains(v.unreachable().Error(), "its monitor socket is gone") }, rescanEvery/3, time.Millisecond)
+	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
+
+	require.NoError(t, qemu.Process.Kill())
+	require.Eventually(t, func() bool { return r.definition().Boot == wire.BootDisk }, rescanEvery/3, time.Millisecond, "its end isn't noticed")
+	require.Eventually(t, func() bool { ok, err := r.journal.Get(runPrefix+"m", &run{}); return err == nil && !ok }, rescanEvery/3, time.Millisecond)
+	all := r.agent.VMs(t.Context())
+	require.Len(t, all, 1)
+	require.Equal(t, wire.VMStopped, all[0].State)
+}
+
 // TestNotValidated: a stopped machine can't be given what only root may put into one that runs.
 func TestNotValidated(t *testing.T) {
 	r := installedRig(t)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -52,6 +53,21 @@ func (p Process) watch(boot string) *os.File {
 		return nil
 	}
 	return f
+}
+
+// await waits until the process has ended. It is false when ctx ends before, or the kernel
+// can't tell.
+func (p Process) await(ctx context.Context, boot string) bool {
+	f := p.watch(boot)
+	if f == nil {
+		return !p.alive(boot)
+	}
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	err := awaitEnd(f)
+	if stop() {
+		f.Close()
+	}
+	return err == nil
 }
 
 // awaitEnd waits until the process has ended, or the file is closed.

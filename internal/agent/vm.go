@@ -39,6 +39,8 @@ type vm struct {
 	gone     bool     // forgotten by the agent; another vm may bear the name
 	session  *session // nil: not connected
 	process  Process  // the QEMU last seen, or that the records speak of
+	met      Process  // the QEMU that trayd has been connected to last, since it was started
+	awaited  Process  // the QEMU whose end is waited for, since it has no socket any more
 	ended    bool     // that process has ended and nobody listens
 	why      *Error   // why there is no session
 	drives   map[string]*drive
@@ -138,8 +140,24 @@ func (v *vm) withoutSocket(matches bool) {
 	}
 	if err := v.letGoIfEnded(); err != nil {
 		v.fail(err)
+		v.awaitEnd()
 	}
 	v.a.forget(v)
+}
+
+// awaitEnd has the end of a process noticed that has no socket any more: it may be on its way.
+func (v *vm) awaitEnd() {
+	v.mu.Lock()
+	p := v.process
+	begun := v.awaited == p
+	v.awaited = p
+	v.mu.Unlock()
+	if !begun {
+		v.a.startUnlessStopping(func() {
+			p.await(v.a.ctx, v.a.boot)
+			v.a.scanSoon()
+		})
+	}
 }
 
 // dismissed ends the supervisor of a machine that the configuration no longer names.
@@ -236,15 +254,14 @@ func (v *vm) stay(ctx context.Context, s *session, release func()) {
 	release()
 	// Nobody is connected who would see the machine's end, and its volumes are to be off
 	// within a second of it.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	gone := make(chan struct{})
-	if f := s.process.watch(v.a.boot); f != nil {
-		defer f.Close()
-		v.a.start(func() {
-			if awaitEnd(f) == nil {
-				close(gone)
-			}
-		})
-	}
+	v.a.start(func() {
+		if s.process.await(ctx, v.a.boot) {
+			close(gone)
+		}
+	})
 	select {
 	case <-ctx.Done():
 	case <-v.kick:
