@@ -328,11 +328,12 @@ func (a *Agent) all() []*vm {
 // forget lets go of a machine of which nothing is left: it has ended, or is not to be
 // looked after any more, and owns nothing.
 func (a *Agent) forget(v *vm) {
+	own := a.machines.own(v.name) // its end has to be told
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if a.vms[v.name] != v || v.launched || v.session != nil || !v.ended && (v.path != "" || v.process.alive(a.boot)) {
+	if a.vms[v.name] != v || v.launched || v.session != nil || !v.ended && (v.path != "" || own && v.process != Process{}) {
 		return
 	}
 	for _, d := range v.drives {

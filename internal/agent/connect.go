@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -72,7 +73,7 @@ func (v *vm) connect(ctx context.Context) (*session, func(), error) {
 	if v.process != s.process {
 		v.left = nil
 	}
-	v.session, v.process, v.met, v.why, v.ended = s, s.process, s.process, nil, false
+	v.session, v.process, v.why, v.ended = s, s.process, nil, false
 	s.holds++
 	v.mu.Unlock()
 	s.settleAll(ctx)
@@ -96,6 +97,9 @@ func (v *vm) leave(s *session) {
 		return
 	}
 	cause := s.conn.Err()
+	if !closedByQEMU(cause) {
+		v.a.machines.unfollowed(v.name)
+	}
 	s.lost()
 	s.close()
 	if cause != nil && v.a.ctx.Err() == nil {
@@ -141,6 +145,11 @@ func (v *vm) fail(err error) {
 	v.why = e
 }
 
+// closedByQEMU reports whether a connection ended by QEMU's doing, as it does when QEMU ends.
+func closedByQEMU(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
 // unreachable is the error for a request that needs QEMU and can't have it.
 func (v *vm) unreachable() error {
 	v.mu.Lock()
@@ -182,10 +191,7 @@ func (v *vm) letGoIfEnded() error {
 		v.mu.Unlock()
 		return nil
 	}
-	was, how := v.ended, endSeen
-	if v.met != p {
-		how = endUnseen
-	}
+	was := v.ended
 	v.ended = true
 	if !was {
 		v.why = &Error{Code: Unreachable, VM: v.name, Detail: fmt.Sprintf("VM %s: its QEMU (pid %d) has ended", v.name, p.PID), Next: "start the machine"}
@@ -198,7 +204,7 @@ func (v *vm) letGoIfEnded() error {
 		d.machineEnded()
 		d.dropRecord()
 	}
-	v.a.machines.ended(v.name, p, how)
+	v.a.machines.ended(v.name, p, endSeen)
 	v.a.retryReleases() // it may have held one
 	v.a.publish(Event{Type: EventVMEnded, VM: v.name, Detail: "the machine's process ended"})
 	return nil

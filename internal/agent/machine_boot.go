@@ -29,6 +29,9 @@ type installing struct {
 	// missed is set when the guest had written to a disk, and may have done anything since,
 	// while nobody looked.
 	missed bool
+	// followed is set while trayd hears of all that the guest does, and knows what it has done
+	// before.
+	followed bool
 }
 
 func (m *machines) known(name string, f func(*installing)) installing {
@@ -44,6 +47,15 @@ func (m *machines) known(name string, f func(*installing)) installing {
 }
 
 func (m *machines) setKilled(name string) { m.known(name, func(i *installing) { i.killed = true }) }
+
+// unfollowed is told that a connection was lost to a machine that may run on.
+func (m *machines) unfollowed(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i := m.watch[name]; i != nil {
+		i.followed = false
+	}
+}
 
 // anyWrite is an offset that every write goes beyond: 0 means none (block-set-write-threshold).
 const anyWrite = 1
@@ -70,36 +82,47 @@ func (m *machines) attached(v *vm) {
 		return
 	}
 	m.a.startUnlessStopping(func() {
-		if m.doing(v.name) != "" {
+		doing := m.doing(v.name) != ""
+		if doing && m.known(v.name, func(*installing) {}).followed {
 			return
 		}
 		ctx := m.a.ctx
-		d, err := m.store().Load(v.name)
-		if err != nil {
-			return
-		}
 		s, release := v.current()
 		if s == nil {
 			return
 		}
 		defer release()
-		bounded, cancel := s.command(ctx)
-		defer cancel()
-		switch st, err := s.conn.QueryStatus(bounded); {
-		case err != nil:
-		case st.Status == prelaunch:
-			if began, err := m.a.StartVM(ctx, v.name, Caller{Name: "the service manager"}); err == nil {
-				for _, w := range began.Warnings {
-					m.a.log.Warn(w, "vm", v.name)
-				}
+		if m.learn(ctx, s) != prelaunch || doing {
+			return
+		}
+		if began, err := m.a.StartVM(ctx, v.name, Caller{Name: "the service manager"}); err == nil {
+			for _, w := range began.Warnings {
+				m.a.log.Warn(w, "vm", v.name)
 			}
-		default:
-			if err := m.noteRun(v.name, s.process); err != nil {
-				m.a.log.Warn("that the machine runs can't be written to the state file", "vm", v.name, "error", err)
-			}
-			m.catchUp(ctx, s, d)
 		}
 	})
+}
+
+// learn catches up with a machine whose guest runs, or has run: trayd is newly connected to it.
+// It returns QEMU's status, "" if that can't be had.
+func (m *machines) learn(ctx context.Context, s *session) string {
+	d, err := m.store().Load(s.vm.name)
+	if err != nil {
+		return ""
+	}
+	bounded, cancel := s.command(ctx)
+	defer cancel()
+	st, err := s.conn.QueryStatus(bounded)
+	if err != nil {
+		return ""
+	}
+	if st.Status != prelaunch {
+		if err := m.noteRun(d.Name, s.process); err != nil {
+			m.a.log.Warn("that the machine runs can't be written to the state file", "vm", d.Name, "error", err)
+		}
+		m.catchUp(ctx, s, d)
+	}
+	return st.Status
 }
 
 // catchUp learns what a running machine did while trayd didn't look.
@@ -111,20 +134,23 @@ func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definitio
 			}
 		}
 	}
-	if d.Boot != wire.BootCDROMOnce {
-		return
+	var written bool
+	var err error
+	if d.Boot == wire.BootCDROMOnce {
+		if written, err = m.writtenInQEMU(ctx, s, d); err == nil && !written {
+			err = m.followInstall(ctx, s, d)
+		}
 	}
-	written, err := m.writtenInQEMU(ctx, s, d)
+	m.known(d.Name, func(i *installing) {
+		i.followed = err == nil
+		if written {
+			i.written, i.missed = true, true
+		}
+	})
 	switch {
-	case err != nil:
 	case written:
-		m.known(d.Name, func(i *installing) { i.written, i.missed = true, true })
 		m.wroteDisk(s.vm)
-		return
-	default:
-		err = m.followInstall(ctx, s, d)
-	}
-	if err != nil {
+	case err != nil:
 		m.a.log.Warn("whether the installation has begun can't be found out", "vm", s.vm.name, "error", err)
 	}
 }

@@ -21,10 +21,8 @@ func (m *machines) removeSeed(name string) {
 type end int
 
 const (
-	endSeen end = iota // while trayd was connected
-	// endUnseen is while trayd didn't run, or before it was connected anew: what the guest has
-	// done at its end, nobody knows.
-	endUnseen
+	endSeen   end = iota // while trayd ran
+	endUnseen            // while it didn't, or wasn't connected: nobody knows what the guest did
 )
 
 // ended is told that a machine's process is no more.
@@ -38,6 +36,9 @@ func (m *machines) ended(name string, p Process, how end) {
 	}
 	if m.own(name) {
 		now := m.known(name, func(i *installing) {})
+		if !now.followed && !now.off {
+			how = endUnseen
+		}
 		if how == endUnseen {
 			// Nobody knows whether it was powered off or killed: a disk that was written is
 			// taken for installed, since most machines aren't killed.

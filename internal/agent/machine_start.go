@@ -260,6 +260,7 @@ func (m *machines) run(ctx context.Context, s *session, d *machine.Definition) e
 	if err := m.followInstall(ctx, s, d); err != nil {
 		return err
 	}
+	m.known(d.Name, func(i *installing) { i.followed = true })
 	ctx, cancel := s.command(ctx)
 	defer cancel()
 	return m.cont(ctx, s, d)

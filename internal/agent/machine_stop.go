@@ -161,7 +161,7 @@ func (m *machines) settleEnd(ctx context.Context, name string) error {
 			_ = m.seeEnd(limit, name)
 			return nil
 		}
-		v.kickNow()
+		v.lookForEnd()
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-limit.Done():
@@ -224,6 +224,9 @@ func (m *machines) reset(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
+	if !m.known(name, func(*installing) {}).followed {
+		m.learn(ctx, s) // right after trayd's start: it may be installed by now
+	}
 	s.vm.turning.Lock()
 	defer s.vm.turning.Unlock()
 	d, err := m.load(name) // not before: the guest may have ended its installation meanwhile

@@ -237,11 +237,7 @@ func (m *machines) seeEnd(ctx context.Context, name string) error {
 			m.ended(name, r.Process, endUnseen)
 			return nil
 		}
-		if v.looked() {
-			v.kickNow()
-		} else {
-			_ = v.letGoIfEnded() // it hasn't yet: asked again
-		}
+		v.lookForEnd()
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-ctx.Done():

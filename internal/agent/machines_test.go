@@ -188,7 +188,7 @@ func TestKilledAfterNobodyLooked(t *testing.T) {
 		m := r.agent.machines
 		p := over(t)
 		require.NoError(t, m.noteRun("m", p))
-		m.known("m", func(i *installing) { i.written, i.killed, i.missed = true, true, missed })
+		m.known("m", func(i *installing) { i.written, i.killed, i.missed, i.followed = true, true, missed, true })
 		m.ended("m", p, endSeen)
 		want := map[bool]string{true: wire.BootDisk, false: wire.BootCDROMOnce}[missed]
 		require.Equal(t, want, r.definition().Boot)
@@ -346,7 +346,7 @@ func TestCrashAfterPowerOff(t *testing.T) {
 		r.start()
 		m, p := r.agent.machines, over(t)
 		require.NoError(t, m.noteRun("m", p))
-		m.known("m", func(i *installing) { i.off = off })
+		m.known("m", func(i *installing) { i.off, i.followed = off, true })
 		m.ended("m", p, endSeen)
 		all := r.agent.VMs(t.Context())
 		require.Len(t, all, 1)
@@ -363,79 +363,143 @@ func (runsOn) State(context.Context, string) (launch.State, error) {
 	return launch.State{Running: true, PID: os.Getpid()}, nil
 }
 
+// bootRig has a machine whose boot order and resets are a simulated QEMU's.
+type bootRig struct {
+	*rig
+	qemu    *simulated.Machine
+	turning chan struct{} // at each change of an index
+	silent  atomic.Bool   // QEMU doesn't answer query-status
+
+	mu    sync.Mutex // guards below
+	index map[string]int
+	boots []string // at each reset
+}
+
+// newBootRig has one whose guest has written to its disk so often since QEMU was started.
+func newBootRig(t *testing.T, writes int) *bootRig {
+	r := &bootRig{
+		rig: installedRig(t), qemu: simulated.New(t, json.RawMessage(simulated.Schema)),
+		turning: make(chan struct{}, 100), index: map[string]int{"cd0": 1, "disk0": 2},
+	}
+	r.opts.Machines.Runner = runsOn{}
+	t.Cleanup(r.end) // before QEMU goes
+	r.qemu.Handle("block-set-write-threshold", func(q *qmptest.Request) { q.Return(struct{}{}) })
+	r.qemu.Handle("query-blockstats", func(q *qmptest.Request) {
+		q.Sleep(100 * time.Millisecond) // as a busy QEMU
+		q.Return([]any{map[string]any{"node-name": "disk0", "stats": map[string]int{"wr_operations": writes}}})
+	})
+	r.qemu.Handle("query-status", func(q *qmptest.Request) {
+		for r.silent.Load() && q.Sleep(10*time.Millisecond) {
+		}
+		q.Return(map[string]any{"running": true, "status": "running"})
+	})
+	r.qemu.Handle("qom-get", r.get)
+	r.qemu.Handle("qom-set", r.set)
+	r.qemu.Handle("system_reset", r.reset)
+	run := filepath.Join(r.opts.Machines.RunDir, "m")
+	require.NoError(t, os.MkdirAll(run, 0o700))
+	require.NoError(t, os.Link(r.qemu.Path(), filepath.Join(run, machine.MonitorSocket)))
+	r.start()
+	r.event(EventVMAttached)
+	return r
+}
+
+func (r *bootRig) get(q *qmptest.Request) {
+	var args struct{ Path, Property string }
+	q.Decode(&args)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if args.Property == "bootindex" {
+		q.Return(r.index[filepath.Base(args.Path)])
+		return
+	}
+	q.Return(simulated.QOM(q))
+}
+
+func (r *bootRig) set(q *qmptest.Request) {
+	var args struct {
+		Path  string
+		Value int
+	}
+	q.Decode(&args)
+	r.mu.Lock()
+	r.index[filepath.Base(args.Path)] = args.Value
+	r.mu.Unlock()
+	r.turning <- struct{}{}
+	q.Sleep(100 * time.Millisecond) // as a busy QEMU
+	q.Return(struct{}{})
+}
+
+func (r *bootRig) reset(q *qmptest.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	boots := "cd0"
+	if r.index["disk0"] < r.index["cd0"] {
+		boots = "disk0"
+	}
+	r.boots = append(r.boots, boots)
+	q.Return(struct{}{})
+}
+
+// booted are what the machine has booted from, at each reset.
+func (r *bootRig) booted() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.boots
+}
+
 // TestResetAfterFirstWrite: the reset button in the middle of an installation has the disc boot
 // again, also when the order of the boot is just being turned round for the guest's first write.
 func TestResetAfterFirstWrite(t *testing.T) {
-	r := installedRig(t)
-	r.opts.Machines.Runner = runsOn{}
-	m := simulated.New(t, json.RawMessage(simulated.Schema))
-	t.Cleanup(r.end) // before it goes
-	done := func(q *qmptest.Request) { q.Return(struct{}{}) }
-	m.Handle("block-set-write-threshold", done)
-	m.Handle("query-blockstats", func(q *qmptest.Request) { q.Return([]any{}) })
-	var (
-		mu    sync.Mutex // guards below
-		index = map[string]int{"cd0": 1, "disk0": 2}
-		boots []string // at each reset
-	)
-	device := func(path string) string { return strings.TrimPrefix(path, "/machine/peripheral/") }
-	m.Handle("qom-get", func(q *qmptest.Request) {
-		var args struct{ Path, Property string }
-		q.Decode(&args)
-		mu.Lock()
-		defer mu.Unlock()
-		if args.Property == "bootindex" {
-			q.Return(index[device(args.Path)])
-			return
-		}
-		q.Return(simulated.QOM(q))
-	})
-	turning := make(chan struct{}, 100)
-	m.Handle("qom-set", func(q *qmptest.Request) {
-		var args struct {
-			Path  string
-			Value int
-		}
-		q.Decode(&args)
-		mu.Lock()
-		index[device(args.Path)] = args.Value
-		mu.Unlock()
-		turning <- struct{}{}
-		q.Sleep(100 * time.Millisecond) // as a busy QEMU
-		q.Return(struct{}{})
-	})
-	m.Handle("system_reset", func(q *qmptest.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		boots = append(boots, "cd0")
-		if index["disk0"] < index["cd0"] {
-			boots[len(boots)-1] = "disk0"
-		}
-		q.Return(struct{}{})
-	})
-	run := filepath.Join(r.opts.Machines.RunDir, "m")
-	require.NoError(t, os.MkdirAll(run, 0o700))
-	require.NoError(t, os.Link(m.Path(), filepath.Join(run, machine.MonitorSocket)))
-	r.start()
-	r.event(EventVMAttached)
-	m.Wait("block-set-write-threshold", 1)
+	r := newBootRig(t, 0)
+	r.qemu.Wait("block-set-write-threshold", 1)
 	for range 3 {
-		m.Write(`{"event":"BLOCK_WRITE_THRESHOLD","data":{"node-name":"disk0","amount-exceeded":1,"write-threshold":1},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n")
+		r.qemu.Write(`{"event":"BLOCK_WRITE_THRESHOLD","data":{"node-name":"disk0","amount-exceeded":1,"write-threshold":1},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n")
 		select {
-		case <-turning:
+		case <-r.turning:
 		case <-time.After(10 * time.Second):
 			require.FailNow(t, "the order isn't turned round")
 		}
 		require.NoError(t, r.agent.ResetVM(t.Context(), "m", Caller{}))
-		for len(turning) > 0 {
-			<-turning
+		for len(r.turning) > 0 {
+			<-r.turning
 		}
 	}
 	// The turn for a write before the reset, which comes after it, is left out.
 	r.agent.machines.wroteDisk(r.agent.vm("m"))
-	mu.Lock()
-	defer mu.Unlock()
-	require.Less(t, index["cd0"], index["disk0"])
-	require.Equal(t, []string{"cd0", "cd0", "cd0"}, boots)
+	require.Equal(t, []string{"cd0", "cd0", "cd0"}, r.booted())
 	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	require.Less(t, r.index["cd0"], r.index["disk0"])
+}
+
+// TestResetAfterTraydsStart: the reset button boots the disk of a machine that was installed
+// while trayd was dead, also before trayd has found that out.
+func TestResetAfterTraydsStart(t *testing.T) {
+	r := newBootRig(t, 1)
+	require.NoError(t, r.agent.ResetVM(t.Context(), "m", Caller{}))
+	require.Equal(t, []string{"disk0"}, r.booted())
+	require.Equal(t, wire.BootDisk, r.definition().Boot)
+}
+
+// TestEndsWhileNotConnected: a machine whose connection trayd has lost, and whose guest may have
+// powered off since, hasn't failed when it has ended, and its disk is taken for installed.
+func TestEndsWhileNotConnected(t *testing.T) {
+	for _, lost := range []bool{true, false} {
+		r := newBootRig(t, 0)
+		m := r.agent.machines
+		r.within("it to be followed", func() bool { return m.known("m", func(*installing) {}).followed })
+		if lost {
+			r.silent.Store(true) // trayd is connected again, and can't learn what it has missed
+			r.qemu.Write("nonsense\r\n")
+			r.within("the connection to be lost", func() bool { return !m.known("m", func(*installing) {}).followed })
+		}
+		m.ended("m", lookUp(os.Getpid(), r.agent.boot), endSeen)
+		want := map[bool]string{true: wire.BootDisk, false: wire.BootCDROMOnce}[lost]
+		require.Equal(t, want, r.definition().Boot)
+		failed := m.whyFailed("m", launch.State{})
+		require.Equal(t, !lost, failed != "", failed)
+		r.silent.Store(false)
+	}
 }

@@ -28,10 +28,11 @@ func lookUp(pid int, boot string) Process {
 	return Process{PID: pid, Start: boot + "/" + string(fields[19])}
 }
 
-// alive reports whether the very process still runs (a zombie doesn't).
+// alive reports whether the very process still runs: one that only has to be reaped doesn't
+// (proc_pid_stat(5): Z, and X for a moment).
 func (p Process) alive(boot string) bool {
 	fields := statFields(p.PID)
-	if len(fields) < 20 || bytes.Equal(fields[0], []byte("Z")) {
+	if len(fields) < 20 || bytes.ContainsAny(fields[0], "ZX") {
 		return false
 	}
 	return p.Start == "" || p.Start == boot+"/"+string(fields[19])
@@ -55,12 +56,12 @@ func (p Process) watch(boot string) *os.File {
 	return f
 }
 
-// await waits until the process has ended. It is false when ctx ends before, or the kernel
-// can't tell.
+// await waits until the process has ended. It is false when ctx ends before, or nobody can
+// tell.
 func (p Process) await(ctx context.Context, boot string) bool {
 	f := p.watch(boot)
 	if f == nil {
-		return !p.alive(boot)
+		return p.Start != "" && !p.alive(boot)
 	}
 	stop := context.AfterFunc(ctx, func() { f.Close() })
 	err := awaitEnd(f)

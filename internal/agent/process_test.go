@@ -264,3 +264,14 @@ func TestForgottenMachineComesBack(t *testing.T) {
 	require.True(t, there, "the record of a disc that is in was removed")
 	require.NotNil(t, rec.Loaded)
 }
+
+// TestAwaitEnd: nobody is told that a process has ended of which that can't be known.
+func TestAwaitEnd(t *testing.T) {
+	boot := bootID()
+	require.True(t, over(t).await(t.Context(), boot))
+	require.False(t, Process{}.await(t.Context(), boot))
+	require.False(t, Process{PID: over(t).PID}.await(t.Context(), boot), "it may be in another namespace")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.False(t, lookUp(os.Getpid(), boot).await(ended, boot))
+}

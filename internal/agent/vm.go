@@ -39,7 +39,6 @@ type vm struct {
 	gone     bool     // forgotten by the agent; another vm may bear the name
 	session  *session // nil: not connected
 	process  Process  // the QEMU last seen, or that the records speak of
-	met      Process  // the QEMU that trayd has been connected to last, since it was started
 	awaited  Process  // the QEMU whose end is waited for, since it has no socket any more
 	ended    bool     // that process has ended and nobody listens
 	why      *Error   // why there is no session
@@ -179,6 +178,15 @@ func (v *vm) looked() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.launched
+}
+
+// lookForEnd has the machine's end noticed now, if it has come.
+func (v *vm) lookForEnd() {
+	if v.looked() {
+		v.kickNow()
+	} else {
+		_ = v.letGoIfEnded() // it hasn't yet
+	}
 }
 
 // hasEnded reports whether the machine's process is known to have ended.
