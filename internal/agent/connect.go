@@ -51,6 +51,13 @@ func (v *vm) current() (*session, func()) {
 	return s, sync.OnceFunc(func() { v.leave(s) })
 }
 
+// connected reports whether there is a live session.
+func (v *vm) connected() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.session != nil && v.session.conn.Err() == nil
+}
+
 // connect returns the session, made and settled if there is none. One caller at a
 // time connects; the others get its session.
 func (v *vm) connect(ctx context.Context) (*session, func(), error) {

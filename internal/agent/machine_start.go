@@ -224,8 +224,13 @@ func (m *machines) attach(ctx context.Context, name string) (*session, func(), e
 		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
 			v := m.a.vm(name)
 			v.launch(path)
-			if s, release, err := v.connect(ctx); err == nil {
-				return s, release, nil
+			// Its supervisor connects, so that the session doesn't end with this. That may
+			// wait, since QEMU didn't listen yet.
+			v.kickNow()
+			if v.connected() {
+				if s, release, err := v.connect(ctx); err == nil { // when it is settled
+					return s, release, nil
+				}
 			}
 		}
 		if time.Since(asked) > failPoll {

@@ -315,6 +315,11 @@ func (r *rig) holds(vm, medium string) {
 func (r *rig) settled() {
 	r.t.Helper()
 	var findings []Finding
+	defer func() {
+		if len(findings) > 0 {
+			r.t.Logf("%+v", findings)
+		}
+	}()
 	r.within("the records and QEMU to agree", func() bool {
 		findings = r.agent.Check(context.Background())
 		for _, v := range r.agent.list() {
