@@ -105,7 +105,7 @@ func (v *vm) leave(s *session) {
 	}
 	cause := s.conn.Err()
 	if !closedByQEMU(cause) {
-		v.a.machines.unfollowed(v.name)
+		v.a.machines.unfollowed(s)
 	}
 	s.lost()
 	s.close()

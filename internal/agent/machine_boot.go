@@ -29,9 +29,9 @@ type installing struct {
 	// missed is set when the guest had written to a disk, and may have done anything since,
 	// while nobody looked.
 	missed bool
-	// followed is set while trayd hears of all that the guest does, and knows what it has done
-	// before.
-	followed bool
+	// followed is the session by which trayd hears of all that the guest does, knowing what it
+	// has done before; nil for none.
+	followed *session
 }
 
 func (m *machines) known(name string, f func(*installing)) installing {
@@ -48,12 +48,20 @@ func (m *machines) known(name string, f func(*installing)) installing {
 
 func (m *machines) setKilled(name string) { m.known(name, func(i *installing) { i.killed = true }) }
 
-// unfollowed is told that a connection was lost to a machine that may run on.
-func (m *machines) unfollowed(name string) {
+// follows reports whether trayd hears by a session of all that the guest does.
+func (m *machines) follows(s *session) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if i := m.watch[name]; i != nil {
-		i.followed = false
+	i := m.watch[s.vm.name]
+	return i != nil && i.followed == s
+}
+
+// unfollowed is told that the guest may do, or have done, what the session doesn't tell.
+func (m *machines) unfollowed(s *session) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i := m.watch[s.vm.name]; i != nil && i.followed == s {
+		i.followed = nil
 	}
 }
 
@@ -82,20 +90,25 @@ func (m *machines) attached(v *vm) {
 		return
 	}
 	m.a.startUnlessStopping(func() {
-		doing := m.doing(v.name) != ""
-		if doing && m.known(v.name, func(*installing) {}).followed {
-			return
-		}
-		ctx := m.a.ctx
 		s, release := v.current()
 		if s == nil {
 			return
 		}
 		defer release()
-		if m.learn(ctx, s) != prelaunch || doing {
+		begins, err := m.learn(s)
+		for ; err != nil; begins, err = m.learn(s) {
+			select {
+			case <-time.After(learnAgain):
+			case <-s.conn.Done():
+				return
+			case <-m.a.ctx.Done():
+				return
+			}
+		}
+		if !begins || m.doing(v.name) != "" {
 			return
 		}
-		if began, err := m.a.StartVM(ctx, v.name, Caller{Name: "the service manager"}); err == nil {
+		if began, err := m.a.StartVM(m.a.ctx, v.name, Caller{Name: "the service manager"}); err == nil {
 			for _, w := range began.Warnings {
 				m.a.log.Warn(w, "vm", v.name)
 			}
@@ -103,30 +116,35 @@ func (m *machines) attached(v *vm) {
 	})
 }
 
-// learn catches up with a machine whose guest runs, or has run: trayd is newly connected to it.
-// It returns QEMU's status, "" if that can't be had.
-func (m *machines) learn(ctx context.Context, s *session) string {
+// learnAgain is between questions to a QEMU that doesn't answer: it isn't hurried.
+const learnAgain = 5 * time.Second
+
+// learn catches up with a machine whose guest runs, or has run, unless that has been done by
+// this session. It reports whether the guest is about to begin.
+func (m *machines) learn(s *session) (begins bool, err error) {
+	s.vm.learning.Lock()
+	defer s.vm.learning.Unlock()
+	if m.follows(s) {
+		return false, nil
+	}
 	d, err := m.store().Load(s.vm.name)
 	if err != nil {
-		return ""
+		return false, err
 	}
-	bounded, cancel := s.command(ctx)
+	ctx, cancel := s.command(m.a.ctx)
 	defer cancel()
-	st, err := s.conn.QueryStatus(bounded)
-	if err != nil {
-		return ""
+	st, err := s.conn.QueryStatus(ctx)
+	if err != nil || st.Status == prelaunch || m.follows(s) { // it has been started meanwhile
+		return err == nil && st.Status == prelaunch, err
 	}
-	if st.Status != prelaunch {
-		if err := m.noteRun(d.Name, s.process); err != nil {
-			m.a.log.Warn("that the machine runs can't be written to the state file", "vm", d.Name, "error", err)
-		}
-		m.catchUp(ctx, s, d)
+	if err := m.noteRun(d.Name, s.process); err != nil {
+		m.a.log.Warn("that the machine runs can't be written to the state file", "vm", d.Name, "error", err)
 	}
-	return st.Status
+	return false, m.catchUp(m.a.ctx, s, d)
 }
 
 // catchUp learns what a running machine did while trayd didn't look.
-func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definition) {
+func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definition) error {
 	if err := s.know(ctx); err == nil {
 		for _, c := range d.CDROMs {
 			if rec := s.vm.drive(c.Name).record(); rec.Change == nil {
@@ -142,7 +160,9 @@ func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definitio
 		}
 	}
 	m.known(d.Name, func(i *installing) {
-		i.followed = err == nil
+		if err == nil {
+			i.followed = s
+		}
 		if written {
 			i.written, i.missed = true, true
 		}
@@ -153,13 +173,13 @@ func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definitio
 	case err != nil:
 		m.a.log.Warn("whether the installation has begun can't be found out", "vm", s.vm.name, "error", err)
 	}
+	return err
 }
 
 // missedEvents is told that QEMU has sent more than could be followed.
 func (m *machines) missedEvents(s *session) {
-	if d, err := m.store().Load(s.vm.name); m.own(s.vm.name) && err == nil {
-		m.a.start(func() { m.catchUp(m.a.ctx, s, d) })
-	}
+	m.unfollowed(s)
+	m.attached(s.vm)
 }
 
 // writtenInQEMU asks QEMU whether the guest has written to a disk since it was started.

@@ -36,7 +36,7 @@ func (m *machines) ended(name string, p Process, how end) {
 	}
 	if m.own(name) {
 		now := m.known(name, func(i *installing) {})
-		if !now.followed && !now.off {
+		if now.followed == nil && !now.off {
 			how = endUnseen
 		}
 		if how == endUnseen {

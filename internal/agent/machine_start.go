@@ -22,7 +22,9 @@ const (
 	// attachPoll is between looks for its socket, and failPoll between questions whether it
 	// has ended instead.
 	attachPoll = time.Millisecond
-	failPoll   = 50 * time.Millisecond
+	// supervisorLimit is how long a start waits for others to connect.
+	supervisorLimit = 2 * time.Second
+	failPoll        = 50 * time.Millisecond
 	// endsWithin is how long a process that is being killed may take to be gone.
 	endsWithin = time.Second
 )
@@ -218,16 +220,18 @@ var errEnded = errors.New("ended")
 func (m *machines) attach(ctx context.Context, name string) (*session, func(), error) {
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	defer cancel()
+	defer context.AfterFunc(m.a.ctx, cancel)()
 	path := filepath.Join(m.options().RunDir, name, machine.MonitorSocket)
-	asked := time.Now()
+	began := time.Now()
+	asked := began
 	for {
 		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
 			v := m.a.vm(name)
 			v.launch(path)
-			// Its supervisor connects, so that the session doesn't end with this. That may
-			// wait, since QEMU didn't listen yet.
+			// Its supervisor connects, so that the session doesn't end with this. It may sleep,
+			// since QEMU didn't listen yet, or be busy with the end of an earlier QEMU.
 			v.kickNow()
-			if v.connected() {
+			if v.connected() || time.Since(began) > supervisorLimit {
 				if s, release, err := v.connect(ctx); err == nil { // when it is settled
 					return s, release, nil
 				}
@@ -265,7 +269,7 @@ func (m *machines) run(ctx context.Context, s *session, d *machine.Definition) e
 	if err := m.followInstall(ctx, s, d); err != nil {
 		return err
 	}
-	m.known(d.Name, func(i *installing) { i.followed = true })
+	m.known(d.Name, func(i *installing) { i.followed = s })
 	ctx, cancel := s.command(ctx)
 	defer cancel()
 	return m.cont(ctx, s, d)
@@ -305,7 +309,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	status, err := s.conn.QueryStatus(bounded)
 	switch {
 	case err != nil:
-		return began, &Error{Code: Unreachable, VM: d.Name, Err: err, Detail: "QEMU of VM " + d.Name + " doesn't answer", Next: "is it stopped, or its storage stalled?"}
+		return began, noAnswer(d.Name, err)
 	case status.Status == paused || status.Status == ioError:
 		return began, m.cont(bounded, s, d)
 	case status.Status != prelaunch:
@@ -341,6 +345,11 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 		return began, m.giveUp(d.Name, s, err)
 	}
 	return began, nil
+}
+
+// noAnswer is of a QEMU that a machine's state was asked of.
+func noAnswer(name string, err error) error {
+	return &Error{Code: Unreachable, VM: name, Err: err, Detail: "QEMU of VM " + name + " doesn't answer", Next: "is it stopped, or its storage stalled?"}
 }
 
 // QEMU's words (RunState) for a machine whose guest has not run yet, one that somebody has

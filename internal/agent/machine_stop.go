@@ -224,8 +224,8 @@ func (m *machines) reset(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
-	if !m.known(name, func(*installing) {}).followed {
-		m.learn(ctx, s) // right after trayd's start: it may be installed by now
+	if _, err := m.learn(s); err != nil { // right after trayd's start: it may be installed by now
+		return noAnswer(name, err)
 	}
 	s.vm.turning.Lock()
 	defer s.vm.turning.Unlock()

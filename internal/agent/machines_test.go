@@ -191,7 +191,7 @@ func TestKilledAfterNobodyLooked(t *testing.T) {
 		m := r.agent.machines
 		p := over(t)
 		require.NoError(t, m.noteRun("m", p))
-		m.known("m", func(i *installing) { i.written, i.killed, i.missed, i.followed = true, true, missed, true })
+		m.known("m", func(i *installing) { i.written, i.killed, i.missed, i.followed = true, true, missed, &session{} })
 		m.ended("m", p, endSeen)
 		want := map[bool]string{true: wire.BootDisk, false: wire.BootCDROMOnce}[missed]
 		require.Equal(t, want, r.definition().Boot)
@@ -349,7 +349,7 @@ func TestCrashAfterPowerOff(t *testing.T) {
 		r.start()
 		m, p := r.agent.machines, over(t)
 		require.NoError(t, m.noteRun("m", p))
-		m.known("m", func(i *installing) { i.off, i.followed = off, true })
+		m.known("m", func(i *installing) { i.off, i.followed = off, &session{} })
 		m.ended("m", p, endSeen)
 		all := r.agent.VMs(t.Context())
 		require.Len(t, all, 1)
@@ -379,16 +379,21 @@ type bootRig struct {
 }
 
 // newBootRig has one whose guest has written to its disk so often since QEMU was started.
-func newBootRig(t *testing.T, writes int) *bootRig {
+func newBootRig(t *testing.T, writes int, edit ...func(*Options)) *bootRig {
 	r := &bootRig{
 		rig: installedRig(t), qemu: simulated.New(t, json.RawMessage(simulated.Schema)),
 		turning: make(chan struct{}, 100), index: map[string]int{"cd0": 1, "disk0": 2},
 	}
 	r.opts.Machines.Runner = runsOn{}
+	for _, e := range edit {
+		e(&r.opts)
+	}
 	t.Cleanup(r.end) // before QEMU goes
 	r.qemu.Handle("block-set-write-threshold", func(q *qmptest.Request) { q.Return(struct{}{}) })
 	r.qemu.Handle("query-blockstats", func(q *qmptest.Request) {
-		q.Sleep(100 * time.Millisecond) // as a busy QEMU
+		if writes > 0 {
+			q.Sleep(time.Second) // others have the time to be faster
+		}
 		q.Return([]any{map[string]any{"node-name": "disk0", "stats": map[string]int{"wr_operations": writes}}})
 	})
 	r.qemu.Handle("query-status", func(q *qmptest.Request) {
@@ -451,6 +456,10 @@ func (r *bootRig) booted() []string {
 	return r.boots
 }
 
+func (r *bootRig) followed() bool {
+	return r.agent.machines.known("m", func(*installing) {}).followed != nil
+}
+
 // TestResetAfterFirstWrite: the reset button in the middle of an installation has the disc boot
 // again, also when the order of the boot is just being turned round for the guest's first write.
 func TestResetAfterFirstWrite(t *testing.T) {
@@ -486,17 +495,32 @@ func TestResetAfterTraydsStart(t *testing.T) {
 	require.Equal(t, wire.BootDisk, r.definition().Boot)
 }
 
+// TestResetOfASilentQEMU: no reset before trayd knows what the guest has done, which it finds
+// out as soon as QEMU answers again.
+func TestResetOfASilentQEMU(t *testing.T) {
+	r := newBootRig(t, 1, func(o *Options) { o.Command = 2 * time.Second })
+	r.within("it to be followed", r.followed)
+	r.silent.Store(true)
+	r.qemu.Write("nonsense\r\n")
+	r.within("the connection to be lost", func() bool { return !r.followed() })
+	err := r.agent.ResetVM(t.Context(), "m", Caller{})
+	require.Equal(t, Unreachable, CodeOf(err), err)
+	require.Empty(t, r.booted())
+	r.silent.Store(false)
+	r.within("it to be followed again", r.followed)
+}
+
 // TestEndsWhileNotConnected: a machine whose connection trayd has lost, and whose guest may have
 // powered off since, hasn't failed when it has ended, and its disk is taken for installed.
 func TestEndsWhileNotConnected(t *testing.T) {
 	for _, lost := range []bool{true, false} {
 		r := newBootRig(t, 0)
 		m := r.agent.machines
-		r.within("it to be followed", func() bool { return m.known("m", func(*installing) {}).followed })
+		r.within("it to be followed", r.followed)
 		if lost {
 			r.silent.Store(true) // trayd is connected again, and can't learn what it has missed
 			r.qemu.Write("nonsense\r\n")
-			r.within("the connection to be lost", func() bool { return !m.known("m", func(*installing) {}).followed })
+			r.within("the connection to be lost", func() bool { return !r.followed() })
 		}
 		m.ended("m", lookUp(os.Getpid(), r.agent.boot), endSeen)
 		want := map[bool]string{true: wire.BootDisk, false: wire.BootCDROMOnce}[lost]
@@ -533,7 +557,7 @@ func (l *listensLate) Start(context.Context, string) error {
 		return err
 	}
 	l.started.Store(true)
-	time.AfterFunc(400*time.Millisecond, func() { // what tries again at ever longer intervals, sleeps
+	time.AfterFunc(700*time.Millisecond, func() { // what tries again at ever longer intervals, sleeps
 		_ = unix.Listen(fd, 1)
 		f := os.NewFile(uintptr(fd), "monitor")
 		listener, err := net.FileListener(f)

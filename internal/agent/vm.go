@@ -30,7 +30,8 @@ type vm struct {
 	looks look.Shared[VMStatus]
 	// turning is held while the boot order of a machine of trayd's own is changed, command by
 	// command, and until what has to come next has: its reset.
-	turning sync.Mutex
+	turning  sync.Mutex
+	learning sync.Mutex // held while it is found out what a machine of trayd's own has done before
 
 	mu       sync.Mutex // guards below
 	path     string
