@@ -373,9 +373,10 @@ type bootRig struct {
 	turning chan struct{} // at each change of an index
 	silent  atomic.Bool   // QEMU doesn't answer query-status
 
-	mu    sync.Mutex // guards below
-	index map[string]int
-	boots []string // at each reset
+	mu      sync.Mutex // guards below
+	index   map[string]int
+	boots   []string // at each reset
+	refuses bool     // to reset
 }
 
 // newBootRig has one whose guest has written to its disk so often since QEMU was started.
@@ -441,6 +442,10 @@ func (r *bootRig) set(q *qmptest.Request) {
 func (r *bootRig) reset(q *qmptest.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.refuses {
+		q.Error("GenericError", "no reset today")
+		return
+	}
 	boots := "cd0"
 	if r.index["disk0"] < r.index["cd0"] {
 		boots = "disk0"
@@ -456,6 +461,25 @@ func (r *bootRig) booted() []string {
 	return r.boots
 }
 
+// guestWrites has the guest write to its disk for the first time, and waits until the order of
+// the boot is about to be turned round.
+func (r *bootRig) guestWrites() {
+	r.t.Helper()
+	r.qemu.Write(`{"event":"BLOCK_WRITE_THRESHOLD","data":{"node-name":"disk0","amount-exceeded":1,"write-threshold":1},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n")
+	select {
+	case <-r.turning:
+	case <-time.After(patience):
+		require.FailNow(r.t, "the order isn't turned round")
+	}
+}
+
+// diskFirst reports whether the next reset boots the disk.
+func (r *bootRig) diskFirst() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.index["disk0"] < r.index["cd0"]
+}
+
 func (r *bootRig) followed() bool {
 	return r.agent.machines.known("m", func(*installing) {}).followed != nil
 }
@@ -466,12 +490,7 @@ func TestResetAfterFirstWrite(t *testing.T) {
 	r := newBootRig(t, 0)
 	r.qemu.Wait("block-set-write-threshold", 1)
 	for range 3 {
-		r.qemu.Write(`{"event":"BLOCK_WRITE_THRESHOLD","data":{"node-name":"disk0","amount-exceeded":1,"write-threshold":1},"timestamp":{"seconds":1,"microseconds":2}}` + "\r\n")
-		select {
-		case <-r.turning:
-		case <-time.After(10 * time.Second):
-			require.FailNow(t, "the order isn't turned round")
-		}
+		r.guestWrites()
 		require.NoError(t, r.agent.ResetVM(t.Context(), "m", Caller{}))
 		for len(r.turning) > 0 {
 			<-r.turning
@@ -481,9 +500,27 @@ func TestResetAfterFirstWrite(t *testing.T) {
 	r.agent.machines.wroteDisk(r.agent.vm("m"))
 	require.Equal(t, []string{"cd0", "cd0", "cd0"}, r.booted())
 	require.Equal(t, wire.BootCDROMOnce, r.definition().Boot)
+	require.False(t, r.diskFirst())
+}
+
+// TestResetRefused: an installation whose machine can't be reset goes on, and its end boots the
+// disk: with the next write the order is turned round again.
+func TestResetRefused(t *testing.T) {
+	r := newBootRig(t, 0)
+	r.qemu.Wait("block-set-write-threshold", 1)
+	r.guestWrites()
+	r.within("the order to be turned round", r.diskFirst)
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	require.Less(t, r.index["cd0"], r.index["disk0"])
+	r.refuses = true
+	r.mu.Unlock()
+	err := r.agent.ResetVM(t.Context(), "m", Caller{})
+	require.Equal(t, Unreachable, CodeOf(err))
+	require.ErrorContains(t, err, "VM m can't be reset")
+	require.ErrorContains(t, err, "no reset today")
+	require.Empty(t, r.booted())
+	r.qemu.Wait("block-set-write-threshold", 2)
+	r.guestWrites()
+	r.within("the order to be turned round again", r.diskFirst)
 }
 
 // TestResetAfterTraydsStart: the reset button boots the disk of a machine that was installed
