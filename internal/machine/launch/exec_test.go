@@ -77,7 +77,11 @@ func TestQEMUHasWhatTheCommandSaysAndNothingElse(t *testing.T) {
 	assert.Equal(t, strings.Join([]string{u.Uid, u.Uid, u.Uid, u.Uid}, " "), status(t, pid, "Uid"))
 	assert.Equal(t, strings.Join([]string{u.Gid, u.Gid, u.Gid, u.Gid}, " "), status(t, pid, "Gid"))
 	assert.Equal(t, u.Gid, status(t, pid, "Groups"))
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	var env []byte
+	require.Eventually(t, func() bool { // the kernel closes Start's pipe before it shows these (execve's ELF loader)
+		env, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		return err != nil || len(env) > 0
+	}, soon, tick)
 	require.NoError(t, err)
 	assert.Equal(t, environment, strings.TrimRight(string(env), "\x00"))
 
