@@ -84,7 +84,7 @@ func (v *vm) connect(ctx context.Context) (*session, func(), error) {
 	s.holds++
 	v.mu.Unlock()
 	s.settleAll(ctx)
-	v.a.machines.attached(v)
+	v.a.machines.attached(s)
 	if first || v.a.opts().Attach == Persistent {
 		v.a.publish(Event{Type: EventVMAttached, VM: v.name, Detail: "QEMU " + s.conn.Version().String()})
 	}
@@ -93,19 +93,19 @@ func (v *vm) connect(ctx context.Context) (*session, func(), error) {
 
 // leave gives a hold back; the last one ends the session.
 func (v *vm) leave(s *session) {
+	cause := s.conn.Err()
 	v.mu.Lock()
 	s.holds--
 	last := s.holds == 0
+	if last && !closedByQEMU(cause) {
+		v.a.machines.unfollowed(s) // before anybody sees the machine's end
+	}
 	if last && v.session == s {
 		v.session = nil
 	}
 	v.mu.Unlock()
 	if !last {
 		return
-	}
-	cause := s.conn.Err()
-	if !closedByQEMU(cause) {
-		v.a.machines.unfollowed(s)
 	}
 	s.lost()
 	s.close()

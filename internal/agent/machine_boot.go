@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -32,6 +33,7 @@ type installing struct {
 	// followed is the session by which trayd hears of all that the guest does, knowing what it
 	// has done before; nil for none.
 	followed *session
+	misses   int // how often it has ceased to be followed
 }
 
 func (m *machines) known(name string, f func(*installing)) installing {
@@ -50,19 +52,23 @@ func (m *machines) setKilled(name string) { m.known(name, func(i *installing) { 
 
 // follows reports whether trayd hears by a session of all that the guest does.
 func (m *machines) follows(s *session) bool {
+	return m.known(s.vm.name, func(*installing) {}).followed == s
+}
+
+// unfollowed is told that the guest may do, or have done, what the session doesn't tell. It
+// reports whether it was followed by that.
+func (m *machines) unfollowed(s *session) (was bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i := m.watch[s.vm.name]
-	return i != nil && i.followed == s
-}
-
-// unfollowed is told that the guest may do, or have done, what the session doesn't tell.
-func (m *machines) unfollowed(s *session) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if i := m.watch[s.vm.name]; i != nil && i.followed == s {
+	if i == nil {
+		return false
+	}
+	i.misses++
+	if was = i.followed == s; was {
 		i.followed = nil
 	}
+	return was
 }
 
 // anyWrite is an offset that every write goes beyond: 0 means none (block-set-write-threshold).
@@ -85,18 +91,35 @@ func (m *machines) followInstall(ctx context.Context, s *session, d *machine.Def
 
 // attached is told of every new session of a machine of trayd's own: a start that was cut off
 // or that `systemctl start` began is gone on with, and what happened meanwhile is learnt.
-func (m *machines) attached(v *vm) {
-	if !m.own(v.name) {
+func (m *machines) attached(s *session) {
+	if !m.own(s.vm.name) {
 		return
 	}
+	m.known(s.vm.name, func(i *installing) { i.followed = nil }) // by a session before this
+	m.learnSoon(s)
+}
+
+// learnSoon has it learnt what a machine has done, however long QEMU doesn't answer.
+func (m *machines) learnSoon(s *session) {
 	m.a.startUnlessStopping(func() {
-		s, release := v.current()
-		if s == nil {
+		now, release := s.vm.current()
+		if now == nil {
 			return
 		}
 		defer release()
-		begins, err := m.learn(s)
-		for ; err != nil; begins, err = m.learn(s) {
+		if now != s {
+			return // that one's to learn
+		}
+		doing := m.doing(s.vm.name) != ""
+		begins, err := m.learn(m.a.ctx, s)
+		for told := ""; err != nil; begins, err = m.learn(m.a.ctx, s) {
+			if s.conn.Err() != nil || !m.own(s.vm.name) {
+				return
+			}
+			if told != err.Error() {
+				told = err.Error()
+				m.a.log.Warn("what the machine has done can't be found out; trayd goes on trying", "vm", s.vm.name, "error", err)
+			}
 			select {
 			case <-time.After(learnAgain):
 			case <-s.conn.Done():
@@ -105,12 +128,13 @@ func (m *machines) attached(v *vm) {
 				return
 			}
 		}
-		if !begins || m.doing(v.name) != "" {
+		if !begins || doing || m.doing(s.vm.name) != "" {
 			return
 		}
-		if began, err := m.a.StartVM(m.a.ctx, v.name, Caller{Name: "the service manager"}); err == nil {
+		release()
+		if began, err := m.a.StartVM(m.a.ctx, s.vm.name, Caller{Name: "the service manager"}); err == nil {
 			for _, w := range began.Warnings {
-				m.a.log.Warn(w, "vm", v.name)
+				m.a.log.Warn(w, "vm", s.vm.name)
 			}
 		}
 	})
@@ -119,32 +143,44 @@ func (m *machines) attached(v *vm) {
 // learnAgain is between questions to a QEMU that doesn't answer: it isn't hurried.
 const learnAgain = 5 * time.Second
 
+// errMissed is of a catching up that was itself overtaken.
+var errMissed = errors.New("QEMU has sent more events than could be followed")
+
 // learn catches up with a machine whose guest runs, or has run, unless that has been done by
 // this session. It reports whether the guest is about to begin.
-func (m *machines) learn(s *session) (begins bool, err error) {
-	s.vm.learning.Lock()
-	defer s.vm.learning.Unlock()
-	if m.follows(s) {
+func (m *machines) learn(ctx context.Context, s *session) (begins bool, err error) {
+	select {
+	case s.vm.learning <- struct{}{}:
+		defer func() { <-s.vm.learning }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	before := m.known(s.vm.name, func(*installing) {})
+	if before.followed == s {
 		return false, nil
 	}
 	d, err := m.store().Load(s.vm.name)
 	if err != nil {
 		return false, err
 	}
-	ctx, cancel := s.command(m.a.ctx)
+	bounded, cancel := s.command(ctx)
 	defer cancel()
-	st, err := s.conn.QueryStatus(ctx)
+	st, err := s.conn.QueryStatus(bounded)
 	if err != nil || st.Status == prelaunch || m.follows(s) { // it has been started meanwhile
 		return err == nil && st.Status == prelaunch, err
 	}
-	if err := m.noteRun(d.Name, s.process); err != nil {
-		m.a.log.Warn("that the machine runs can't be written to the state file", "vm", d.Name, "error", err)
+	var r run
+	if ok, err := m.a.journal.Get(runPrefix+d.Name, &r); err != nil || !ok || r.Process != s.process {
+		if err := m.noteRun(d.Name, s.process); err != nil {
+			m.a.log.Warn("that the machine runs can't be written to the state file", "vm", d.Name, "error", err)
+		}
 	}
-	return false, m.catchUp(m.a.ctx, s, d)
+	return false, m.catchUp(ctx, s, d, before.misses)
 }
 
-// catchUp learns what a running machine did while trayd didn't look.
-func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definition) error {
+// catchUp learns what a running machine did while trayd didn't look, unless there are more
+// misses by now.
+func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definition, misses int) error {
 	if err := s.know(ctx); err == nil {
 		for _, c := range d.CDROMs {
 			if rec := s.vm.drive(c.Name).record(); rec.Change == nil {
@@ -160,6 +196,9 @@ func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definitio
 		}
 	}
 	m.known(d.Name, func(i *installing) {
+		if err == nil && i.misses != misses {
+			err = errMissed
+		}
 		if err == nil {
 			i.followed = s
 		}
@@ -167,19 +206,17 @@ func (m *machines) catchUp(ctx context.Context, s *session, d *machine.Definitio
 			i.written, i.missed = true, true
 		}
 	})
-	switch {
-	case written:
+	if written {
 		m.wroteDisk(s.vm)
-	case err != nil:
-		m.a.log.Warn("whether the installation has begun can't be found out", "vm", s.vm.name, "error", err)
 	}
 	return err
 }
 
 // missedEvents is told that QEMU has sent more than could be followed.
 func (m *machines) missedEvents(s *session) {
-	m.unfollowed(s)
-	m.attached(s.vm)
+	if m.unfollowed(s) { // else it is being learnt anyway
+		m.learnSoon(s)
+	}
 }
 
 // writtenInQEMU asks QEMU whether the guest has written to a disk since it was started.

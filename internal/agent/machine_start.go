@@ -251,7 +251,7 @@ func (m *machines) attach(ctx context.Context, name string) (*session, func(), e
 		select {
 		case <-ctx.Done():
 			if m.a.ctx.Err() != nil {
-				return nil, nil, &Error{Code: Stopping, VM: name, Detail: "trayd is stopping; VM " + name + " isn't started", Next: "try again when it runs"}
+				return nil, nil, &Error{Code: Stopping, VM: name, Detail: "trayd is stopping, and isn't connected to VM " + name, Next: "try again when it runs"}
 			}
 			return nil, nil, &Error{Code: StartFailed, VM: name, Detail: fmt.Sprintf("QEMU of VM %s didn't answer within %s", name, attachLimit), Next: "see its journal: `trayctl vm show " + name + "`"}
 		case <-time.After(attachPoll):
@@ -309,7 +309,7 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 	status, err := s.conn.QueryStatus(bounded)
 	switch {
 	case err != nil:
-		return began, noAnswer(d.Name, err)
+		return began, &Error{Code: Unreachable, VM: d.Name, Err: err, Detail: "QEMU of VM " + d.Name + " doesn't answer", Next: "is it stopped, or its storage stalled?"}
 	case status.Status == paused || status.Status == ioError:
 		return began, m.cont(bounded, s, d)
 	case status.Status != prelaunch:
@@ -345,11 +345,6 @@ func (m *machines) resume(ctx context.Context, d *machine.Definition, st launch.
 		return began, m.giveUp(d.Name, s, err)
 	}
 	return began, nil
-}
-
-// noAnswer is of a QEMU that a machine's state was asked of.
-func noAnswer(name string, err error) error {
-	return &Error{Code: Unreachable, VM: name, Err: err, Detail: "QEMU of VM " + name + " doesn't answer", Next: "is it stopped, or its storage stalled?"}
 }
 
 // QEMU's words (RunState) for a machine whose guest has not run yet, one that somebody has

@@ -209,7 +209,8 @@ func (a *Agent) ResetVM(ctx context.Context, name string, by Caller) error {
 }
 
 func (m *machines) reset(ctx context.Context, name string) error {
-	if _, err := m.load(name); err != nil {
+	d, err := m.load(name)
+	if err != nil {
 		return err
 	}
 	st, err := m.running(ctx, name)
@@ -224,12 +225,15 @@ func (m *machines) reset(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
-	if _, err := m.learn(s); err != nil { // right after trayd's start: it may be installed by now
-		return noAnswer(name, err)
+	if d.Boot == wire.BootCDROMOnce {
+		if _, err := m.learn(ctx, s); err != nil { // right after trayd's start: it may be installed by now
+			return &Error{Code: Unreachable, VM: name, Err: err, Detail: fmt.Sprintf("VM %s isn't reset, since whether it is installed can't be found out: %v", name, err),
+				Next: "is QEMU stopped, or its storage stalled? `trayctl vm kill " + name + "` ends it"}
+		}
 	}
 	s.vm.turning.Lock()
 	defer s.vm.turning.Unlock()
-	d, err := m.load(name) // not before: the guest may have ended its installation meanwhile
+	d, err = m.load(name) // again: the guest may have ended its installation meanwhile
 	if err != nil {
 		return err
 	}

@@ -547,6 +547,19 @@ func TestResetOfASilentQEMU(t *testing.T) {
 	r.within("it to be followed again", r.followed)
 }
 
+// TestMissedWhileLearning: what a guest does while it is found out what it has done isn't lost
+// when QEMU's events are: it is found out once more.
+func TestMissedWhileLearning(t *testing.T) {
+	r := newBootRig(t, 1)
+	r.qemu.Wait("query-blockstats", 1) // whose answer is a second away
+	s, release := r.agent.vm("m").current()
+	defer release()
+	require.False(t, r.followed())
+	r.agent.machines.missedEvents(s)
+	r.within("it to be followed", r.followed)
+	r.qemu.Wait("query-blockstats", 2)
+}
+
 // TestEndsWhileNotConnected: a machine whose connection trayd has lost, and whose guest may have
 // powered off since, hasn't failed when it has ended, and its disk is taken for installed.
 func TestEndsWhileNotConnected(t *testing.T) {

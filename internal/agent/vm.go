@@ -30,8 +30,9 @@ type vm struct {
 	looks look.Shared[VMStatus]
 	// turning is held while the boot order of a machine of trayd's own is changed, command by
 	// command, and until what has to come next has: its reset.
-	turning  sync.Mutex
-	learning sync.Mutex // held while it is found out what a machine of trayd's own has done before
+	turning sync.Mutex
+	// learning holds a token while it is found out what a machine of trayd's own has done before.
+	learning chan struct{}
 
 	mu       sync.Mutex // guards below
 	path     string
@@ -52,7 +53,7 @@ type vm struct {
 func newVM(a *Agent, name string) *vm {
 	return &vm{
 		a: a, name: name,
-		tried: make(chan struct{}), kick: make(chan struct{}, 1), gate: make(chan struct{}, 1),
+		tried: make(chan struct{}), kick: make(chan struct{}, 1), gate: make(chan struct{}, 1), learning: make(chan struct{}, 1),
 		drives: make(map[string]*drive),
 	}
 }
