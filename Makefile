@@ -84,7 +84,7 @@ IN_PAIRS = $(MAKE) --no-print-directory -j2 -k --output-sync=target
 # own, which ends with its parent. A session of its own has as much of the processors as all
 # the tests together, however nice its processes are, unless it is nice as a whole (sched(7):
 # the autogroup feature).
-FUZZ_BESIDE = mkdir -p $(CACHE); setsid nice -n 19 sh -c '{ echo 10 > /proc/self/autogroup; } 2>/dev/null; exec "$$@"' sh \
+FUZZ_BESIDE = mkdir -p $(CACHE); setsid nice -n 19 sh -c '{ echo 15 > /proc/self/autogroup; } 2>/dev/null; exec "$$@"' sh \
 	$(MAKE) --no-print-directory fuzz ONCE=1 FUZZTIME=2m > $(CACHE)/fuzz.log 2>&1 & fuzz=$$!; \
 	trap 'kill -- -$$fuzz' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM;
 
