@@ -72,12 +72,13 @@ type Host struct {
 	turns   map[Ref]chan struct{} // see do
 	mounted map[Ref]string        // the source of each mount that is known to be of it
 	held    map[Ref]bool          // mounts whose last Release found them held
+	uuids   map[Ref]string        // of logical volumes' devices, see lvmVolume.uuid
 }
 
 // NewHost returns a Host. mark is in the uuids of the devices that it makes: they are
 // told from strangers' by it, also after a restart. It is letters and digits.
 func NewHost(mark string, o Options) *Host {
-	return &Host{mark: mark, options: o, turns: make(map[Ref]chan struct{}), mounted: make(map[Ref]string), held: make(map[Ref]bool)}
+	return &Host{mark: mark, options: o, turns: make(map[Ref]chan struct{}), mounted: make(map[Ref]string), held: make(map[Ref]bool), uuids: make(map[Ref]string)}
 }
 
 // Configure takes new settings. Active volumes stay as they are.

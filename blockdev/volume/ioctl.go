@@ -74,13 +74,16 @@ func dmCall(cmd uint, flags, event uint32, name, uuid string, targets int, paylo
 }
 
 // dmStatus looks a device up by its name; ok is false when there is none.
-func dmStatus(name string) (d dmDevice, ok bool, err error) {
-	head, _, err := dmCall(unix.DM_DEV_STATUS, 0, 0, name, "", 0, nil)
+func dmStatus(name string) (d dmDevice, ok bool, err error) { return dmStatusOf(name, "") }
+
+// dmStatusOf is by the name or, where that is "", by the uuid, which no renaming changes.
+func dmStatusOf(name, uuid string) (d dmDevice, ok bool, err error) {
+	head, _, err := dmCall(unix.DM_DEV_STATUS, 0, 0, name, uuid, 0, nil)
 	switch {
 	case errors.Is(err, unix.ENXIO), errors.Is(err, os.ErrNotExist): // no device; no device-mapper
 		return d, false, nil
 	case err != nil:
-		return d, false, fmt.Errorf("device-mapper doesn't say what %s is: %w", name, err)
+		return d, false, fmt.Errorf("device-mapper doesn't say what %s is: %w", name+uuid, err)
 	}
 	return describe(head), true, nil
 }
@@ -107,25 +110,27 @@ func text(b []byte) string {
 
 // dmTable looks a device up like dmStatus, with its live table, and dmInfo with its
 // targets' status. Neither waits for I/O.
-func dmTable(name string) (dmDevice, []dmTarget, bool, error) {
-	return dmTargets(name, unix.DM_STATUS_TABLE_FLAG|unix.DM_NOFLUSH_FLAG)
+func dmTable(name string) (dmDevice, []dmTarget, bool, error) { return dmTableOf(name, "") }
+
+func dmTableOf(name, uuid string) (dmDevice, []dmTarget, bool, error) {
+	return dmTargets(name, uuid, unix.DM_STATUS_TABLE_FLAG|unix.DM_NOFLUSH_FLAG)
 }
 
 func dmInfo(name string) (dmDevice, []dmTarget, bool, error) {
-	return dmTargets(name, unix.DM_NOFLUSH_FLAG)
+	return dmTargets(name, "", unix.DM_NOFLUSH_FLAG)
 }
 
-func dmTargets(name string, flags uint32) (d dmDevice, all []dmTarget, ok bool, err error) {
-	head, data, err := dmCall(unix.DM_TABLE_STATUS, flags, 0, name, "", 0, nil)
+func dmTargets(name, uuid string, flags uint32) (d dmDevice, all []dmTarget, ok bool, err error) {
+	head, data, err := dmCall(unix.DM_TABLE_STATUS, flags, 0, name, uuid, 0, nil)
 	switch {
 	case errors.Is(err, unix.ENXIO), errors.Is(err, os.ErrNotExist): // no device; no device-mapper
 		return d, nil, false, nil
 	case err != nil:
-		return d, nil, false, fmt.Errorf("device-mapper doesn't say what %s is: %w", name, err)
+		return d, nil, false, fmt.Errorf("device-mapper doesn't say what %s is: %w", name+uuid, err)
 	}
 	for at, n := 0, int(head.Target_count); n > 0; n-- {
 		if at+unix.SizeofDmTargetSpec > len(data) {
-			return d, nil, false, fmt.Errorf("device-mapper's table of %s is cut short", name)
+			return d, nil, false, fmt.Errorf("device-mapper's table of %s is cut short", name+uuid)
 		}
 		spec := (*unix.DmTargetSpec)(unsafe.Pointer(&data[at]))
 		all = append(all, dmTarget{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -93,17 +94,58 @@ func (v *lvmVolume) look() (dmDevice, bool, error) {
 }
 
 // find returns the volume's device if it is there; a kill of lvm2 leaves one that isn't
-// active. Another device that happens to have its name is an error.
-func (v *lvmVolume) find() (dmDevice, bool, error) {
-	d, there, err := dmStatus(v.device())
+// active. It is the one that the name meant when this Host activated it, or saw it first:
+// somebody may have renamed it since (lvrename, vgrename), and given another its name.
+// Another device that happens to have its name is an error.
+func (v *lvmVolume) find() (d dmDevice, there bool, err error) {
+	uuid := v.uuid()
+	if uuid != "" {
+		d, there, err = dmStatusOf("", uuid)
+	} else {
+		d, there, err = dmStatus(v.device())
+	}
 	switch {
 	case err != nil:
 		return d, false, v.failed(err.Error(), err)
 	case !there:
 		return d, false, nil
 	}
-	return d, true, v.ours(d)
+	if err := v.ours(d); err != nil {
+		return d, true, err
+	}
+	if uuid == "" && d.Live {
+		v.know(d.UUID)
+	}
+	return d, true, nil
 }
+
+// uuid is that of the volume's device in device-mapper, from its activation to its release;
+// "" as long as this Host hasn't seen it. It is made of lvm2's uuids, and stays.
+func (v *lvmVolume) uuid() string {
+	v.host.mu.Lock()
+	defer v.host.mu.Unlock()
+	return v.host.uuids[v.ref]
+}
+
+// know notes the uuid of the volume's device, unless it is none of a whole logical volume.
+func (v *lvmVolume) know(uuid string) {
+	if wholeLV.MatchString(uuid) {
+		v.host.mu.Lock()
+		defer v.host.mu.Unlock()
+		v.host.uuids[v.ref] = uuid
+	}
+}
+
+// forget is before the name may come to mean another volume.
+func (v *lvmVolume) forget() {
+	v.host.mu.Lock()
+	defer v.host.mu.Unlock()
+	delete(v.host.uuids, v.ref)
+}
+
+// wholeLV matches the uuid of a logical volume's device: the group's and its own, each
+// without its hyphens. Those of its layers have a suffix.
+var wholeLV = regexp.MustCompile(`^LVM-[0-9A-Za-z]{64}$`)
 
 func (v *lvmVolume) ours(d dmDevice) error {
 	if !strings.HasPrefix(d.UUID, "LVM-") {
@@ -154,21 +196,28 @@ func (v *lvmVolume) Activate(ctx context.Context) (bool, error) {
 }
 
 func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
-	if active, err := v.check(); active || err != nil {
+	v.forget()
+	if _, active, err := v.check(); active || err != nil {
 		return err // whoever activated it
 	}
 	// Read-only without a change of the metadata: this command alone sees the list.
 	config := strings.Replace(lvmConfig, "activation{", fmt.Sprintf("activation{read_only_volume_list=[%q] ", v.ref.Name), 1)
-	o, err := v.host.lvm(ctx, "lvchange", "--config", config, "--activate", "y", "--select", suitable, v.ref.Name)
+	o, err := v.turnOn(ctx, config, "lvchange", "--activate", "y", "--select", suitable, v.ref.Name)
 	if err == nil && o.code == 0 {
+		var d dmDevice
 		var active bool
-		if active, err = v.check(); err == nil && active {
+		d, active, err = v.check()
+		switch {
+		case err != nil || !active:
+		case d.Name == v.device():
 			*made = true
 			return nil
+		default:
+			err = v.renamed(d)
 		}
 	}
 	clean := context.WithoutCancel(ctx)
-	if d, there, e := dmStatus(v.device()); e == nil && there && strings.HasPrefix(d.UUID, "LVM-") {
+	if _, there, e := v.find(); e == nil && there {
 		_ = v.release(clean) // as it was before
 	}
 	var refused *Error
@@ -181,31 +230,71 @@ func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
 	return v.diagnose(ctx, o)
 }
 
+// turnOn runs a command of lvm2 that activates the volume, and notes which device that made.
+// By the time that the command has ended somebody who waited for its lock may have renamed
+// the volume: only the command itself can tell. Its log is the one place where it does (a
+// report with the log in it ends lvm2 2.03.16 with SIGSEGV where there is a selection); asking
+// before by lvs would take half as long again.
+func (v *lvmVolume) turnOn(ctx context.Context, config, command string, args ...string) (output, error) {
+	v.forget()
+	o, err := v.host.lvm(ctx, command, append([]string{"--config", config + logToStdout}, args...)...)
+	if number, ok := resumed(string(o.stdout), v.device()); ok {
+		uuid, err := os.ReadFile("/sys/dev/block/" + number + "/dm/uuid")
+		if err == nil { // else it is off again
+			v.know(strings.TrimSpace(string(uuid)))
+		}
+	}
+	return o, err
+}
+
+// logToStdout has lvm2 write what it does where it can be told from its errors. 5 is what
+// -v shows, see lvm.conf(5).
+const logToStdout = ` log{file="/proc/self/fd/1" level=5}`
+
+// resumed finds in lvm2's log the number, MAJOR:MINOR, of the device of that name.
+func resumed(log, device string) (number string, ok bool) {
+	for line := range strings.Lines(log) {
+		_, after, found := strings.Cut(line, "Resuming "+device+" (")
+		if before, _, closed := strings.Cut(after, ")"); found && closed {
+			number, ok = before, true
+		}
+	}
+	return number, ok
+}
+
+func (v *lvmVolume) renamed(d dmDevice) error {
+	return &Error{
+		Ref: v.ref, Reason: NoSuchVolume, Detail: "it was renamed while it was activated: device-mapper calls it " + d.Name + " now",
+		Next: fmt.Sprintf("see its name in `lvs %s`", groupOf(d.Name)),
+	}
+}
+
 // check reports whether the volume is active. One of a kind that wouldn't be activated
 // is refused when it is active, too: its table says what it is.
-func (v *lvmVolume) check() (active bool, err error) {
-	d, table, ok, err := dmTable(v.device())
+func (v *lvmVolume) check() (d dmDevice, active bool, err error) {
+	d, there, err := v.find()
+	if err != nil || !there {
+		return d, false, err
+	}
+	d, table, there, err := dmTableOf("", d.UUID)
 	if err != nil {
-		return false, v.failed(err.Error(), err)
+		return d, false, v.failed(err.Error(), err)
 	}
-	if !ok {
-		return false, nil
-	}
-	if err := v.ours(d); err != nil {
-		return false, err
+	if !there {
+		return d, false, nil
 	}
 	for _, t := range table {
 		switch t.Type {
 		case "linear", "striped", "raid", "mirror", "snapshot-origin":
 		case "snapshot", "snapshot-merge":
-			return false, v.isSnapshot()
+			return d, false, v.isSnapshot()
 		case "thin", "thin-pool":
-			return false, v.isThin()
+			return d, false, v.isThin()
 		default:
-			return false, v.isOther(t.Type)
+			return d, false, v.isOther(t.Type)
 		}
 	}
-	return d.Live, nil
+	return d, d.Live, nil
 }
 
 func (v *lvmVolume) isSnapshot() error {
@@ -296,20 +385,24 @@ func (v *lvmVolume) release(ctx context.Context) error {
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return late(v.ref, err)
-		case err != nil || !there:
+		case err != nil:
 			return err
+		case !there:
+			v.forget()
+			return nil
 		case d.Open > 0:
 			return busy(ctx, v.ref, d.rdev())
 		}
-		o, err := v.host.lvm(ctx, "lvchange", "--config", lvmConfig, "--activate", "n", v.ref.Name)
+		o, err := v.turnOff(ctx, d)
 		if err != nil {
 			return v.host.lvmError(v.ref, "lvchange", o, err)
 		}
-		d, there, err = dmStatus(v.device())
+		d, there, err = v.find()
 		switch {
 		case err != nil:
-			return v.failed(err.Error(), err)
+			return err
 		case !there:
+			v.forget()
 			return nil
 		case again: // somebody was quicker, most likely; for a moment only, then
 		case d.Open > 0:
@@ -318,6 +411,32 @@ func (v *lvmVolume) release(ctx context.Context) error {
 			return v.host.lvmError(v.ref, "lvchange", o, nil)
 		}
 	}
+}
+
+// turnOff has lvm2 deactivate the volume of a device, whatever it is called by now.
+func (v *lvmVolume) turnOff(ctx context.Context, d dmDevice) (output, error) {
+	args := []string{"--config", lvmConfig, "--activate", "n"}
+	if !wholeLV.MatchString(d.UUID) {
+		return v.host.lvm(ctx, "lvchange", append(args, v.ref.Name)...)
+	}
+	id := d.UUID[len(d.UUID)-32:]
+	hyphens := strings.Join([]string{id[:6], id[6:10], id[10:14], id[14:18], id[18:22], id[22:26], id[26:]}, "-")
+	return v.host.lvm(ctx, "lvchange", append(args, "--select", fmt.Sprintf("lv_uuid=%q", hyphens), groupOf(d.Name))...)
+}
+
+// groupOf is the volume group in the name of a logical volume's device: what is before the
+// first hyphen that stands alone, with each doubled one once.
+func groupOf(device string) string {
+	for i := 0; i < len(device); i++ {
+		if device[i] != '-' {
+			continue
+		}
+		if i+1 == len(device) || device[i+1] != '-' {
+			return strings.ReplaceAll(device[:i], "--", "-")
+		}
+		i++
+	}
+	return device
 }
 
 // idle waits until nobody has the volume's device open.

@@ -189,6 +189,121 @@ func TestLVMReadOnly(t *testing.T) {
 	require.Equal(t, seqno, tool(t, "vgs", "--noheadings", "--options", "vg_seqno", "vg-a"))
 }
 
+// A volume that somebody renames is still the disc that was asked for, and is let go of all the
+// same, whether it was being activated, was active, or was being let go of. No other is: not
+// the one that has its name now.
+func TestLVMRenamed(t *testing.T) {
+	ctx := context.Background()
+	group(t, "vg-a")
+	h := NewHost("edge", Options{})
+	disc, other := content(4, testSize), content(5, testSize)
+	v := volumeOf(t, h, linear(t, "vg-a", "disc", disc))
+	linear(t, "vg-a", "other", other)
+	rename := func(from, to string) { tool(t, "lvrename", "vg-a/"+from, "vg-a/"+to) }
+	active := func(want ...string) {
+		t.Helper()
+		names, err := dmNames("")
+		require.NoError(t, err)
+		require.ElementsMatch(t, want, names)
+	}
+	reads := func(want []byte) {
+		t.Helper()
+		st, err := v.State(ctx)
+		require.NoError(t, err)
+		require.True(t, st.Active)
+		f, err := v.Open(ctx, "")
+		require.NoError(t, err)
+		got := make([]byte, testSize)
+		_, err = io.ReadFull(f, got)
+		require.NoError(t, errors.Join(err, f.Close()))
+		require.True(t, bytes.Equal(want, got))
+	}
+	// afterTool does something as soon as a command of lvm2's has ended, once.
+	afterTool := func(do func()) {
+		h.onTool = func(string, output) { h.onTool = nil; do() }
+	}
+
+	afterTool(func() { rename("disc", "a-way") })
+	err := activate(ctx, v)
+	require.Equal(t, NoSuchVolume, reason(t, err))
+	require.ErrorContains(t, err, "renamed while it was activated: device-mapper calls it vg--a-a--way now")
+	active()
+	require.Equal(t, NoSuchVolume, reason(t, activate(ctx, v)))
+	rename("a-way", "disc")
+
+	afterTool(func() {
+		rename("disc", "a-way")
+		rename("other", "disc")
+		tool(t, "lvchange", "--activate", "y", "vg-a/disc")
+	})
+	require.Equal(t, NoSuchVolume, reason(t, activate(ctx, v)))
+	active("vg--a-disc") // whose it is nobody here can know
+	require.NoError(t, activate(ctx, v), "it is a disc of this name")
+	reads(other)
+	tool(t, "lvchange", "--activate", "n", "vg-a/disc")
+	rename("disc", "other")
+	rename("a-way", "disc")
+
+	require.NoError(t, activate(ctx, v))
+	rename("disc", "a-way")
+	reads(disc)
+	require.NoError(t, v.Release(ctx))
+	active()
+	rename("a-way", "disc")
+
+	require.NoError(t, activate(ctx, v))
+	rename("disc", "a-way")
+	rename("other", "disc")
+	tool(t, "lvchange", "--activate", "y", "vg-a/disc")
+	reads(disc)
+	require.NoError(t, v.Release(ctx))
+	active("vg--a-disc")
+	require.NoError(t, activate(ctx, v))
+	reads(other)
+	require.NoError(t, v.Release(ctx))
+	active()
+	rename("disc", "other")
+	rename("a-way", "disc")
+
+	// The group, too.
+	require.NoError(t, activate(ctx, v))
+	tool(t, "vgrename", "vg-a", "vg--b")
+	tool(t, "lvrename", "vg--b/disc", "vg--b/a-way")
+	reads(disc)
+	require.NoError(t, v.Release(ctx))
+	active()
+	tool(t, "lvrename", "vg--b/a-way", "vg--b/disc")
+	tool(t, "vgrename", "vg--b", "vg-a")
+
+	// Somebody else turns it off: it is gone, whatever has its name.
+	require.NoError(t, activate(ctx, v))
+	rename("disc", "a-way")
+	tool(t, "lvchange", "--activate", "n", "vg-a/a-way")
+	rename("other", "disc")
+	tool(t, "lvchange", "--activate", "y", "vg-a/disc")
+	require.NoError(t, v.Release(ctx))
+	active("vg--a-disc")
+	tool(t, "lvchange", "--activate", "n", "vg-a/disc")
+	rename("disc", "other")
+	rename("a-way", "disc")
+
+	// The trayd after this one has seen it as long as it had its name.
+	require.NoError(t, activate(ctx, v))
+	v = volumeOf(t, NewHost("edge", Options{}), v.Ref())
+	reads(disc)
+	rename("disc", "a-way")
+	reads(disc)
+	require.NoError(t, v.Release(ctx))
+	active()
+
+	// One that is being made.
+	afterTool(func() { rename("new", "a-new") })
+	require.NoError(t, h.CreateLV(ctx, "vg-a", "new", testSize))
+	active("vg--a-a--new")
+	require.NoError(t, volumeOf(t, h, Ref{LVM, "vg-a/new"}).Release(ctx))
+	active()
+}
+
 // Whenever its time ends, an activation has either succeeded or left nothing, and so
 // has the making of a volume.
 func TestLVMInterrupted(t *testing.T) {

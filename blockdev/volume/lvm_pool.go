@@ -147,7 +147,7 @@ func (h *Host) CreateLV(ctx context.Context, vg, lv string, size int64) error {
 
 func (v *lvmVolume) create(ctx context.Context, size int64) error {
 	args := []string{
-		"--config", lvmConfig, "--yes", "--activate", "y", "--addtag", v.host.incompleteTag(), "--type", "linear",
+		"--yes", "--activate", "y", "--addtag", v.host.incompleteTag(), "--type", "linear",
 		// Whatever lies there is overwritten. Both would need the link that udev makes.
 		"--wipesignatures", "n", "--zero", "n",
 		// lvm2 rounds up to extents, but wants to be given sectors.
@@ -156,9 +156,9 @@ func (v *lvmVolume) create(ctx context.Context, size int64) error {
 	// Not at each boot: it is active while it is used. lvm2 before 2.03.12 doesn't know
 	// the option, and says so by this exit status before it does anything.
 	const wrongUsage = 3
-	o, err := v.host.lvm(ctx, "lvcreate", slices.Concat(args, []string{"--setautoactivation", "n", v.vg})...)
+	o, err := v.turnOn(ctx, lvmConfig, "lvcreate", slices.Concat(args, []string{"--setautoactivation", "n", v.vg})...)
 	if err == nil && o.code == wrongUsage {
-		o, err = v.host.lvm(ctx, "lvcreate", append(args, v.vg)...)
+		o, err = v.turnOn(ctx, lvmConfig, "lvcreate", append(args, v.vg)...)
 	}
 	if err == nil && o.code == 0 {
 		return nil
@@ -212,7 +212,7 @@ func (h *Host) OpenForWriting(ctx context.Context, vg, lv string) (*os.File, err
 }
 
 func (v *lvmVolume) activateWritable(ctx context.Context) error {
-	o, err := v.host.lvm(ctx, "lvchange", "--config", lvmConfig, "--activate", "y", v.ref.Name)
+	o, err := v.turnOn(ctx, lvmConfig, "lvchange", "--activate", "y", v.ref.Name)
 	if err == nil && o.code == 0 {
 		return nil
 	}
@@ -251,8 +251,10 @@ func (h *Host) RemoveLV(ctx context.Context, vg, lv string) error {
 	return h.do(ctx, v.ref, v.delete, nil)
 }
 
-// delete removes the volume once nobody has it open; lvremove deactivates it itself.
+// delete removes the volume of this name once nobody has it open; lvremove deactivates it
+// itself.
 func (v *lvmVolume) delete(ctx context.Context) error {
+	v.forget()
 	d, there, err := v.idle(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:

@@ -9,10 +9,11 @@
 // # How it asks
 //
 // Whether a volume is active, whose it is and whether it is held open is asked of the
-// kernel each time, by device-mapper's ioctls and by sysfs; nothing is remembered. What
-// this package makes carries its Host's mark: a device-mapper device in its uuid
-// (TRAYD-MARK-NAME), a loop device in its lo_file_name, a mount in its place. lvm2 is run once to activate a
-// logical volume and once to deactivate it; only when that fails are its reports read.
+// kernel each time, by device-mapper's ioctls and by sysfs; nothing is remembered but what
+// a renaming would hide, the uuid of a logical volume's device. What this package makes
+// carries its Host's mark: a device-mapper device in its uuid (TRAYD-MARK-NAME), a loop
+// device in its lo_file_name, a mount in its place. lvm2 is run once to activate a logical
+// volume and once to deactivate it; only when that fails are its reports read.
 //
 // # What it needs
 //
