@@ -147,3 +147,37 @@ func TestOthersVolume(t *testing.T) {
 	r.ok()
 	tool(t, "lvchange", "--activate", "n", r.path("ONE"))
 }
+
+// TestRenamedVolume: a volume that is renamed while its disc is in stays that disc, for the
+// trayd after this one, too, and goes off with it; what has its name by then is left alone.
+func TestRenamedVolume(t *testing.T) {
+	r := newVolumeRigNamed(t, "renamed-", "ONE", "TWO")
+	_, guest1 := r.machine("vm1", qemutest.SATA.With("")...)
+	_, guest2 := r.machine("vm2", qemutest.SATA.With("")...)
+	r.start("")
+	r.ready()
+	r.must("insert", "vm1", r.lv("ONE"))
+	tool(t, "lvrename", r.path("ONE"), r.path("AWAY"))
+	tool(t, "lvrename", r.path("TWO"), r.path("ONE"))
+	tool(t, "lvchange", "--activate", "y", r.path("ONE"))
+	for range 2 {
+		r.holds("vm1/cd0", "ONE", guest1)
+		require.Contains(t, r.fails(1, "insert", "vm2", r.lv("ONE")).Detail, "it was renamed to "+r.path("AWAY"))
+		r.holds("vm2/cd0", "", guest2)
+		r.active("AWAY", "ONE")
+		r.kill()
+		r.start("")
+		r.up()
+	}
+	r.must("eject", "vm1")
+	r.holds("vm1/cd0", "", guest1)
+	r.active("ONE")
+	r.must("insert", "vm2", r.lv("ONE"))
+	require.Equal(t, "TWO", guest2.Volume())
+	r.must("eject", "vm2")
+	r.active("ONE")
+	r.ok()
+	tool(t, "lvchange", "--activate", "n", r.path("ONE"))
+	tool(t, "lvrename", r.path("ONE"), r.path("TWO"))
+	tool(t, "lvrename", r.path("AWAY"), r.path("ONE"))
+}

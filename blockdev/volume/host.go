@@ -72,7 +72,7 @@ type Host struct {
 	turns   map[Ref]chan struct{} // see do
 	mounted map[Ref]string        // the source of each mount that is known to be of it
 	held    map[Ref]bool          // mounts whose last Release found them held
-	uuids   map[Ref]string        // of logical volumes' devices, see lvmVolume.uuid
+	uuids   map[Ref]string        // see DeviceUUID
 }
 
 // NewHost returns a Host. mark is in the uuids of the devices that it makes: they are

@@ -94,49 +94,52 @@ func (v *lvmVolume) look() (dmDevice, bool, error) {
 }
 
 // find returns the volume's device if it is there; a kill of lvm2 leaves one that isn't
-// active. It is the one that the name meant when this Host activated it, or saw it first:
-// somebody may have renamed it since (lvrename, vgrename), and given another its name.
-// Another device that happens to have its name is an error.
-func (v *lvmVolume) find() (d dmDevice, there bool, err error) {
-	uuid := v.uuid()
-	if uuid != "" {
-		d, there, err = dmStatusOf("", uuid)
-	} else {
-		d, there, err = dmStatus(v.device())
+// active. It is the one that this Host has activated, as long as it is to be released: somebody
+// may have renamed it since (lvrename, vgrename), and given another its name. Another device
+// that happens to have its name is an error.
+func (v *lvmVolume) find() (dmDevice, bool, error) {
+	uuid := v.host.DeviceUUID(v.ref)
+	if uuid == "" {
+		return v.named()
 	}
+	d, there, err := dmStatusOf("", uuid)
+	if err != nil {
+		err = v.failed(err.Error(), err)
+	}
+	return d, there, err
+}
+
+// named is find for the volume that has the name now.
+func (v *lvmVolume) named() (dmDevice, bool, error) {
+	d, there, err := dmStatus(v.device())
 	switch {
 	case err != nil:
 		return d, false, v.failed(err.Error(), err)
 	case !there:
 		return d, false, nil
 	}
-	if err := v.ours(d); err != nil {
-		return d, true, err
-	}
-	if uuid == "" && d.Live {
-		v.know(d.UUID)
-	}
-	return d, true, nil
+	return d, true, v.ours(d)
 }
 
-// uuid is that of the volume's device in device-mapper, from its activation to its release;
-// "" as long as this Host hasn't seen it. It is made of lvm2's uuids, and stays.
-func (v *lvmVolume) uuid() string {
-	v.host.mu.Lock()
-	defer v.host.mu.Unlock()
-	return v.host.uuids[v.ref]
+// DeviceUUID is what device-mapper calls the logical volume that this Host has activated by
+// that name, and hasn't released yet: it stays when somebody renames the volume. It is "" for
+// all others, and what Adopt takes after a restart.
+func (h *Host) DeviceUUID(ref Ref) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.uuids[ref]
 }
 
-// know notes the uuid of the volume's device, unless it is none of a whole logical volume.
-func (v *lvmVolume) know(uuid string) {
-	if wholeLV.MatchString(uuid) {
-		v.host.mu.Lock()
-		defer v.host.mu.Unlock()
-		v.host.uuids[v.ref] = uuid
+// Adopt takes a logical volume for one that this Host has activated: an earlier one did, since
+// the host was booted. What is no DeviceUUID is ignored.
+func (h *Host) Adopt(ref Ref, uuid string) {
+	if ref.Kind == LVM && wholeLV.MatchString(uuid) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.uuids[ref] = uuid
 	}
 }
 
-// forget is before the name may come to mean another volume.
 func (v *lvmVolume) forget() {
 	v.host.mu.Lock()
 	defer v.host.mu.Unlock()
@@ -146,6 +149,32 @@ func (v *lvmVolume) forget() {
 // wholeLV matches the uuid of a logical volume's device: the group's and its own, each
 // without its hyphens. Those of its layers have a suffix.
 var wholeLV = regexp.MustCompile(`^LVM-[0-9A-Za-z]{64}$`)
+
+// inUse refuses a name that belongs to another volume, or to none, by now, while this Host has
+// yet to release the one that had it.
+func (v *lvmVolume) inUse() error {
+	if v.host.DeviceUUID(v.ref) == "" {
+		return nil
+	}
+	d, there, err := v.find()
+	switch {
+	case err != nil:
+		return err
+	case !there: // somebody else has turned it off
+		v.forget()
+	case d.Name != v.device():
+		return v.renamed(d)
+	}
+	return nil
+}
+
+func (v *lvmVolume) renamed(d dmDevice) error {
+	vg, lv := namesOf(d.Name)
+	return &Error{
+		Ref: v.ref, Reason: NoSuchVolume, Detail: fmt.Sprintf("it was renamed to %s/%s after trayd had activated it", vg, lv),
+		Next: "use its new name; `trayctl volumes` shows whether a drive still has it by the old one, and needs it ejected first",
+	}
+}
 
 func (v *lvmVolume) ours(d dmDevice) error {
 	if !strings.HasPrefix(d.UUID, "LVM-") {
@@ -196,13 +225,15 @@ func (v *lvmVolume) Activate(ctx context.Context) (bool, error) {
 }
 
 func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
-	v.forget()
+	if err := v.inUse(); err != nil {
+		return err
+	}
 	if _, active, err := v.check(); active || err != nil {
 		return err // whoever activated it
 	}
 	// Read-only without a change of the metadata: this command alone sees the list.
 	config := strings.Replace(lvmConfig, "activation{", fmt.Sprintf("activation{read_only_volume_list=[%q] ", v.ref.Name), 1)
-	o, err := v.turnOn(ctx, config, "lvchange", "--activate", "y", "--select", suitable, v.ref.Name)
+	o, err := v.turnOn(ctx, config, "lvchange", "--activate", "y", "--poll", "n", "--select", suitable, v.ref.Name)
 	if err == nil && o.code == 0 {
 		var d dmDevice
 		var active bool
@@ -210,6 +241,7 @@ func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
 		switch {
 		case err != nil || !active:
 		case d.Name == v.device():
+			v.host.Adopt(v.ref, d.UUID) // where lvm2's log didn't tell
 			*made = true
 			return nil
 		default:
@@ -220,6 +252,7 @@ func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
 	if _, there, e := v.find(); e == nil && there {
 		_ = v.release(clean) // as it was before
 	}
+	v.forget()
 	var refused *Error
 	switch {
 	case errors.As(err, &refused):
@@ -230,43 +263,33 @@ func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
 	return v.diagnose(ctx, o)
 }
 
-// turnOn runs a command of lvm2 that activates the volume, and notes which device that made.
-// By the time that the command has ended somebody who waited for its lock may have renamed
-// the volume: only the command itself can tell. Its log is the one place where it does (a
-// report with the log in it ends lvm2 2.03.16 with SIGSEGV where there is a selection); asking
+// turnOn runs a command of lvm2 that activates the volume, and adopts the device that this
+// made. By the time that the command has ended somebody who waited for its lock may have renamed
+// the volume: only the command itself can tell, and its log is the one place where it does (a
+// report with the log in it ends lvm2 2.03.16 with SIGSEGV where there is a selection). Asking
 // before by lvs would take half as long again.
 func (v *lvmVolume) turnOn(ctx context.Context, config, command string, args ...string) (output, error) {
-	v.forget()
-	o, err := v.host.lvm(ctx, command, append([]string{"--config", config + logToStdout}, args...)...)
-	if number, ok := resumed(string(o.stdout), v.device()); ok {
-		uuid, err := os.ReadFile("/sys/dev/block/" + number + "/dm/uuid")
-		if err == nil { // else it is off again
-			v.know(strings.TrimSpace(string(uuid)))
-		}
+	o, err := v.host.lvm(ctx, command, append([]string{"--config", config + activationLog}, args...)...)
+	if uuid := loggedUUID(string(o.stdout), v.device()); uuid != "" {
+		v.host.Adopt(v.ref, uuid)
 	}
 	return o, err
 }
 
-// logToStdout has lvm2 write what it does where it can be told from its errors. 5 is what
-// -v shows, see lvm.conf(5).
-const logToStdout = ` log{file="/proc/self/fd/1" level=5}`
+// activationLog has lvm2 write to its standard output what it says to device-mapper: those of
+// its lowest level, 7, that are of one class; see lvm.conf(5).
+const activationLog = ` log{file="/proc/self/fd/1" level=7 debug_classes=["activation"] syslog=0}`
 
-// resumed finds in lvm2's log the number, MAJOR:MINOR, of the device of that name.
-func resumed(log, device string) (number string, ok bool) {
+// loggedUUID finds in lvm2's log the uuid of the device that had this name: it asks
+// device-mapper about each under the lock of the group. "" is none.
+func loggedUUID(log, device string) (uuid string) {
 	for line := range strings.Lines(log) {
-		_, after, found := strings.Cut(line, "Resuming "+device+" (")
-		if before, _, closed := strings.Cut(after, ")"); found && closed {
-			number, ok = before, true
+		_, after, found := strings.Cut(line, "Getting device info for "+device+" [")
+		if before, _, closed := strings.Cut(after, "]"); found && closed {
+			uuid = before
 		}
 	}
-	return number, ok
-}
-
-func (v *lvmVolume) renamed(d dmDevice) error {
-	return &Error{
-		Ref: v.ref, Reason: NoSuchVolume, Detail: "it was renamed while it was activated: device-mapper calls it " + d.Name + " now",
-		Next: fmt.Sprintf("see its name in `lvs %s`", groupOf(d.Name)),
-	}
+	return uuid
 }
 
 // check reports whether the volume is active. One of a kind that wouldn't be activated
@@ -381,7 +404,7 @@ func (v *lvmVolume) Release(ctx context.Context) error { return v.host.do(ctx, v
 // release deactivates the volume, once nobody has it open.
 func (v *lvmVolume) release(ctx context.Context) error {
 	for again := true; ; again = false {
-		d, there, err := v.idle(ctx)
+		d, there, err := v.idle(ctx, v.find)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return late(v.ref, err)
@@ -407,6 +430,8 @@ func (v *lvmVolume) release(ctx context.Context) error {
 		case again: // somebody was quicker, most likely; for a moment only, then
 		case d.Open > 0:
 			return busy(ctx, v.ref, d.rdev())
+		case o.code == 0:
+			return v.failed("lvm2 has no logical volume any more for the device "+d.Name, nil)
 		default:
 			return v.host.lvmError(v.ref, "lvchange", o, nil)
 		}
@@ -421,28 +446,30 @@ func (v *lvmVolume) turnOff(ctx context.Context, d dmDevice) (output, error) {
 	}
 	id := d.UUID[len(d.UUID)-32:]
 	hyphens := strings.Join([]string{id[:6], id[6:10], id[10:14], id[14:18], id[18:22], id[22:26], id[26:]}, "-")
-	return v.host.lvm(ctx, "lvchange", append(args, "--select", fmt.Sprintf("lv_uuid=%q", hyphens), groupOf(d.Name))...)
+	vg, _ := namesOf(d.Name)
+	return v.host.lvm(ctx, "lvchange", append(args, "--select", fmt.Sprintf("lv_uuid=%q", hyphens), vg)...)
 }
 
-// groupOf is the volume group in the name of a logical volume's device: what is before the
-// first hyphen that stands alone, with each doubled one once.
-func groupOf(device string) string {
+// namesOf is the reverse of device: a hyphen that stands alone is between both names, and in
+// each they are doubled.
+func namesOf(device string) (vg, lv string) {
+	single := strings.NewReplacer("--", "-")
 	for i := 0; i < len(device); i++ {
 		if device[i] != '-' {
 			continue
 		}
 		if i+1 == len(device) || device[i+1] != '-' {
-			return strings.ReplaceAll(device[:i], "--", "-")
+			return single.Replace(device[:i]), single.Replace(device[i+1:])
 		}
 		i++
 	}
-	return device
+	return device, ""
 }
 
 // idle waits until nobody has the volume's device open.
-func (v *lvmVolume) idle(ctx context.Context) (d dmDevice, there bool, err error) {
+func (v *lvmVolume) idle(ctx context.Context, find func() (dmDevice, bool, error)) (d dmDevice, there bool, err error) {
 	err = await(ctx, releaseWait, func() (bool, error) {
-		d, there, err = v.find()
+		d, there, err = find()
 		return err != nil || !there || d.Open == 0, err
 	})
 	return d, there, err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -226,7 +227,7 @@ func TestLVMRenamed(t *testing.T) {
 	afterTool(func() { rename("disc", "a-way") })
 	err := activate(ctx, v)
 	require.Equal(t, NoSuchVolume, reason(t, err))
-	require.ErrorContains(t, err, "renamed while it was activated: device-mapper calls it vg--a-a--way now")
+	require.ErrorContains(t, err, "it was renamed to vg-a/a-way after trayd had activated it")
 	active()
 	require.Equal(t, NoSuchVolume, reason(t, activate(ctx, v)))
 	rename("a-way", "disc")
@@ -240,6 +241,7 @@ func TestLVMRenamed(t *testing.T) {
 	active("vg--a-disc") // whose it is nobody here can know
 	require.NoError(t, activate(ctx, v), "it is a disc of this name")
 	reads(other)
+	require.Empty(t, h.DeviceUUID(v.Ref()), "somebody else's")
 	tool(t, "lvchange", "--activate", "n", "vg-a/disc")
 	rename("disc", "other")
 	rename("a-way", "disc")
@@ -255,6 +257,9 @@ func TestLVMRenamed(t *testing.T) {
 	rename("disc", "a-way")
 	rename("other", "disc")
 	tool(t, "lvchange", "--activate", "y", "vg-a/disc")
+	reads(disc)
+	require.Equal(t, NoSuchVolume, reason(t, activate(ctx, v)), "for another drive")
+	require.Equal(t, NoSuchVolume, reason(t, h.CreateLV(ctx, "vg-a", "disc", testSize)))
 	reads(disc)
 	require.NoError(t, v.Release(ctx))
 	active("vg--a-disc")
@@ -287,10 +292,11 @@ func TestLVMRenamed(t *testing.T) {
 	rename("disc", "other")
 	rename("a-way", "disc")
 
-	// The trayd after this one has seen it as long as it had its name.
+	// A trayd after this one is told.
 	require.NoError(t, activate(ctx, v))
-	v = volumeOf(t, NewHost("edge", Options{}), v.Ref())
-	reads(disc)
+	next := NewHost("edge", Options{})
+	next.Adopt(v.Ref(), h.DeviceUUID(v.Ref()))
+	v = volumeOf(t, next, v.Ref())
 	rename("disc", "a-way")
 	reads(disc)
 	require.NoError(t, v.Release(ctx))
@@ -298,10 +304,11 @@ func TestLVMRenamed(t *testing.T) {
 
 	// One that is being made.
 	afterTool(func() { rename("new", "a-new") })
-	require.NoError(t, h.CreateLV(ctx, "vg-a", "new", testSize))
-	active("vg--a-a--new")
-	require.NoError(t, volumeOf(t, h, Ref{LVM, "vg-a/new"}).Release(ctx))
+	require.Equal(t, NoSuchVolume, reason(t, h.CreateLV(ctx, "vg-a", "new", testSize)))
 	active()
+	list, err := h.ListLVs(ctx, "vg-a")
+	require.NoError(t, err)
+	require.True(t, slices.ContainsFunc(list, func(i LVInfo) bool { return i.Name == "a-new" && i.Incomplete && !i.Active }), list)
 }
 
 // Whenever its time ends, an activation has either succeeded or left nothing, and so

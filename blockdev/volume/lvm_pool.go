@@ -146,6 +146,9 @@ func (h *Host) CreateLV(ctx context.Context, vg, lv string, size int64) error {
 }
 
 func (v *lvmVolume) create(ctx context.Context, size int64) error {
+	if err := v.inUse(); err != nil {
+		return err
+	}
 	args := []string{
 		"--yes", "--activate", "y", "--addtag", v.host.incompleteTag(), "--type", "linear",
 		// Whatever lies there is overwritten. Both would need the link that udev makes.
@@ -160,11 +163,15 @@ func (v *lvmVolume) create(ctx context.Context, size int64) error {
 	if err == nil && o.code == wrongUsage {
 		o, err = v.turnOn(ctx, lvmConfig, "lvcreate", append(args, v.vg)...)
 	}
+	clean := context.WithoutCancel(ctx)
 	if err == nil && o.code == 0 {
+		if d, there, err := v.find(); err == nil && there && d.Name != v.device() {
+			_ = v.release(clean) // under its new name it is still tagged as incomplete
+			return v.renamed(d)
+		}
 		return nil
 	}
 	if ctx.Err() != nil { // it may have been made
-		clean := context.WithoutCancel(ctx)
 		if list, e := v.host.list(clean, v.vg); e == nil && slices.ContainsFunc(list, func(i LVInfo) bool { return i.Name == v.lv && i.Incomplete }) {
 			_ = v.delete(clean)
 		}
@@ -192,6 +199,9 @@ func (h *Host) OpenForWriting(ctx context.Context, vg, lv string) (*os.File, err
 	if err != nil {
 		return nil, err
 	}
+	if err := v.inUse(); err != nil {
+		return nil, err
+	}
 	list, err := h.ListLVs(ctx, vg)
 	if err != nil {
 		return nil, err
@@ -212,7 +222,7 @@ func (h *Host) OpenForWriting(ctx context.Context, vg, lv string) (*os.File, err
 }
 
 func (v *lvmVolume) activateWritable(ctx context.Context) error {
-	o, err := v.turnOn(ctx, lvmConfig, "lvchange", "--activate", "y", v.ref.Name)
+	o, err := v.turnOn(ctx, lvmConfig, "lvchange", "--activate", "y", "--poll", "n", v.ref.Name)
 	if err == nil && o.code == 0 {
 		return nil
 	}
@@ -251,11 +261,10 @@ func (h *Host) RemoveLV(ctx context.Context, vg, lv string) error {
 	return h.do(ctx, v.ref, v.delete, nil)
 }
 
-// delete removes the volume of this name once nobody has it open; lvremove deactivates it
-// itself.
+// delete removes the volume that has the name now, once nobody has it open; lvremove
+// deactivates it itself.
 func (v *lvmVolume) delete(ctx context.Context) error {
-	v.forget()
-	d, there, err := v.idle(ctx)
+	d, there, err := v.idle(ctx, v.named)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return late(v.ref, err)
@@ -278,7 +287,7 @@ func (v *lvmVolume) delete(ctx context.Context) error {
 	if !slices.ContainsFunc(list, func(i LVInfo) bool { return i.Name == v.lv }) {
 		return nil
 	}
-	if d, there, err := v.look(); err == nil && there && d.Open > 0 { // somebody was quicker
+	if d, there, err := v.named(); err == nil && there && d.Open > 0 { // somebody was quicker
 		return busy(ctx, v.ref, d.rdev())
 	}
 	return v.host.lvmError(v.ref, "lvremove", o, nil)

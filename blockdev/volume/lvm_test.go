@@ -6,28 +6,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestResumed(t *testing.T) {
-	const log = `21:58:39.326054 lvchange[431] device_mapper/libdm-deptree.c:3095  Loading table for vg--a-disc (253:0).
-21:58:39.898351 lvchange[438] device_mapper/libdm-deptree.c:1330  Resuming vg--a-disc_rmeta_0 (253:1).
-21:58:40.105385 lvchange[438] device_mapper/libdm-deptree.c:1330  Resuming vg--a-disc (253:5).
-21:58:40.615413 lvchange[438] commands/toolcontext.c:1893  Reloading config files
+func TestLoggedUUID(t *testing.T) {
+	const log = `22:29:43.205498 lvchange[391] activate/dev_manager.c:857  Getting device info for vg--a-disc [LVM-q3xV].
+22:29:43.216696 lvchange[391] device_mapper/ioctl/libdm-iface.c:2081  dm create vg--a-disc LVM-q3xV [ noopencount flush readonly ]
+22:29:43.213203 lvchange[391] activate/dev_manager.c:857  Getting device info for vg--a-disc-real [LVM-q3xV-real].
+22:29:43.445364 lvchange[391] device_mapper/libdm-config.c:1013  log/level not found in config: defaulting to 0
 `
-	number, ok := resumed(log, "vg--a-disc")
-	require.True(t, ok)
-	require.Equal(t, "253:5", number)
+	require.Equal(t, "LVM-q3xV", loggedUUID(log, "vg--a-disc"))
 	for _, device := range []string{"a-disc", "vg--a-disc_rimage_0", "vg--a", ""} {
-		_, ok := resumed(log, device)
-		require.False(t, ok, device)
+		require.Empty(t, loggedUUID(log, device), device)
 	}
-	_, ok = resumed("Resuming vg--a-disc (253", "vg--a-disc")
-	require.False(t, ok, "cut short")
+	require.Empty(t, loggedUUID("Getting device info for vg--a-disc [LVM-q3", "vg--a-disc"), "cut short")
 }
 
-func TestGroupOf(t *testing.T) {
+func TestNamesOf(t *testing.T) {
 	h := NewHost("test", Options{})
 	for _, name := range []string{"vg/lv", "vg-a/l-v", "vg--b/lv--", "vg-/lv", "a.b_c+d/x"} {
 		v, err := h.lvmVolume(Ref{LVM, name})
 		require.NoError(t, err)
-		require.Equal(t, v.vg, groupOf(v.device()), name)
+		vg, lv := namesOf(v.device())
+		require.Equal(t, name, vg+"/"+lv)
+	}
+}
+
+func TestAdoptWholeVolumesOnly(t *testing.T) {
+	h := NewHost("test", Options{})
+	ref := Ref{LVM, "vg/lv"}
+	for _, uuid := range []string{"", "LVM-short", "CRYPT-" + "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"} {
+		h.Adopt(ref, uuid)
+		require.Empty(t, h.DeviceUUID(ref), uuid)
 	}
 }

@@ -274,6 +274,7 @@ func (a *Agent) adoptRecords() {
 		v := a.vm(rec.VM)
 		v.drive(rec.Drive).setRecord(rec)
 		v.process = rec.Process
+		a.adoptVolumes(rec)
 		return true
 	})
 	for _, key := range over {

@@ -37,8 +37,9 @@ type Record struct {
 
 // Releasing is a volume that is to be released.
 type Releasing struct {
-	Volume volume.Ref `json:"volume"`
-	Since  time.Time  `json:"since"`
+	Volume     volume.Ref `json:"volume"`
+	DeviceUUID string     `json:"device_uuid,omitempty"` // see Medium
+	Since      time.Time  `json:"since"`
 }
 
 // Medium is a disc, as it was when we opened it.
@@ -55,6 +56,9 @@ type Medium struct {
 	// Volume is what has to be active while the disc is in; nil for a plain file or
 	// device. Path, Dev and the others above are known once it has been activated.
 	Volume *volume.Ref `json:"volume,omitempty"`
+	// DeviceUUID tells the Volume that trayd has activated from another that has its name
+	// by now: device-mapper's name for it, which stays.
+	DeviceUUID string `json:"device_uuid,omitempty"`
 	// Inside is the file's path in a Volume that is a file system.
 	Inside string `json:"inside,omitempty"`
 	// Capacity is the disc's exact size in bytes where its device is larger; 0: all of it.
@@ -180,7 +184,7 @@ func (r *Record) letGo(before *Record, now time.Time) {
 	r.Releasing = slices.Clone(r.Releasing)
 	for _, m := range before.uses() {
 		if !m.Foreign && !r.releases(*m.Volume) && !r.usesVolume(*m.Volume) {
-			r.Releasing = append(r.Releasing, Releasing{Volume: *m.Volume, Since: now})
+			r.Releasing = append(r.Releasing, Releasing{Volume: *m.Volume, DeviceUUID: m.DeviceUUID, Since: now})
 		}
 	}
 	if len(r.Releasing) == 0 {

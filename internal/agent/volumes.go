@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,10 @@ type Storage interface {
 	Watch(ctx context.Context, f func(ref volume.Ref, detail string)) error
 	// Configure takes new settings. Active volumes stay as they are.
 	Configure(volume.Options)
+	// DeviceUUID tells a volume that is activated here from another that has its name by
+	// now; "" needs nothing of the kind. Adopt is told of it after a restart.
+	DeviceUUID(volume.Ref) string
+	Adopt(ref volume.Ref, deviceUUID string)
 	// Under is the volume that has to be active as long as another one is; nil for most.
 	Under(volume.Ref) *volume.Ref
 }
@@ -283,6 +288,20 @@ func (a *Agent) deactivate(ctx context.Context, ref volume.Ref) error {
 		return nil
 	}
 	return a.volumes.release(ctx, *under)
+}
+
+// adoptVolumes tells which volumes a record's are, unless the host was booted since: then
+// nothing of ours is active any more, and whatever is was activated by somebody else.
+func (a *Agent) adoptVolumes(rec Record) {
+	if !strings.HasPrefix(rec.Process.Start, a.boot+"/") {
+		return
+	}
+	for _, m := range rec.uses() {
+		a.volumes.storage.Adopt(*m.Volume, m.DeviceUUID)
+	}
+	for _, q := range rec.Releasing {
+		a.volumes.storage.Adopt(q.Volume, q.DeviceUUID)
+	}
 }
 
 // remount mounts again what drives use and what has gone with the mount namespace that a

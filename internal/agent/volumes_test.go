@@ -59,6 +59,23 @@ func (s *storage) Configure(volume.Options) {}
 
 func (s *storage) Under(volume.Ref) *volume.Ref { return nil }
 
+func (s *storage) DeviceUUID(ref volume.Ref) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active[ref] {
+		return "uuid of " + ref.Name
+	}
+	return ""
+}
+
+func (s *storage) Adopt(ref volume.Ref, uuid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if uuid != "" {
+		s.log = append(s.log, "adopt "+ref.Name+" as "+uuid)
+	}
+}
+
 func (s *storage) Watch(ctx context.Context, f func(volume.Ref, string)) error {
 	for {
 		select {
@@ -420,6 +437,29 @@ func TestVolumeTurnedOnAgain(t *testing.T) {
 	r.settled()
 	r.done(Eject, "vm", "")
 	require.Empty(t, s.on())
+}
+
+// TestVolumeKnownAgain: a trayd after this one is told which volume it was that had the name,
+// of one that is in and of one that is to be released; not if the host was booted since.
+func TestVolumeKnownAgain(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("vm", qemutest.IDE)
+	r.start()
+	r.done(Insert, "vm", "lvm:vg0/a")
+	s.fails("release vg0/a", heldOpen)
+	r.refused(Incomplete, Replace, "vm", "lvm:vg0/b")
+	s.happened()
+	r.restart()
+	log := s.happened()
+	require.Contains(t, log, "adopt vg0/a as uuid of vg0/a")
+	require.Contains(t, log, "adopt vg0/b as uuid of vg0/b")
+
+	rec := r.agent.Records()[0]
+	rec.Process.Start = "another0" + strings.TrimPrefix(rec.Process.Start, r.agent.boot)
+	r.agent.adoptVolumes(rec)
+	require.NotContains(t, strings.Join(s.happened(), " "), "adopt")
+	s.fails("release vg0/a", nil)
+	r.within("the release", func() bool { return len(s.on()) == 1 })
 }
 
 // TestVolumeCorrupt: damage is told by the volume's name and for each drive that has it.
