@@ -131,8 +131,16 @@ func (h *Host) DeviceUUID(ref Ref) string {
 }
 
 // Adopt takes a logical volume for one that this Host has activated: an earlier one did, since
-// the host was booted. What is no DeviceUUID is ignored.
+// the host was booted. uuid is its DeviceUUID then; "" takes the one that has the name now, if
+// it is active. Other kinds, and what is none, are ignored.
 func (h *Host) Adopt(ref Ref, uuid string) {
+	if ref.Kind == LVM && uuid == "" {
+		if v, err := h.lvmVolume(ref); err == nil {
+			if d, there, err := v.named(); err == nil && there && d.Live {
+				uuid = d.UUID
+			}
+		}
+	}
 	if ref.Kind == LVM && wholeLV.MatchString(uuid) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -150,9 +158,9 @@ func (v *lvmVolume) forget() {
 // without its hyphens. Those of its layers have a suffix.
 var wholeLV = regexp.MustCompile(`^LVM-[0-9A-Za-z]{64}$`)
 
-// inUse refuses a name that belongs to another volume, or to none, by now, while this Host has
-// yet to release the one that had it.
-func (v *lvmVolume) inUse() error {
+// inUse refuses a name that belongs to another volume, or to none, by now, while the one that
+// this Host has activated by it is open. One that isn't is released.
+func (v *lvmVolume) inUse(ctx context.Context) error {
 	if v.host.DeviceUUID(v.ref) == "" {
 		return nil
 	}
@@ -162,16 +170,26 @@ func (v *lvmVolume) inUse() error {
 		return err
 	case !there: // somebody else has turned it off
 		v.forget()
-	case d.Name != v.device():
+	case v.other(d) != "" && d.Open > 0:
 		return v.renamed(d)
+	case v.other(d) != "":
+		return v.release(ctx)
 	}
 	return nil
 }
 
-func (v *lvmVolume) renamed(d dmDevice) error {
+// other is the name of the device's volume, unless it is this one's.
+func (v *lvmVolume) other(d dmDevice) string {
+	if d.Name == v.device() {
+		return ""
+	}
 	vg, lv := namesOf(d.Name)
+	return vg + "/" + lv
+}
+
+func (v *lvmVolume) renamed(d dmDevice) error {
 	return &Error{
-		Ref: v.ref, Reason: NoSuchVolume, Detail: fmt.Sprintf("it was renamed to %s/%s after trayd had activated it", vg, lv),
+		Ref: v.ref, Reason: NoSuchVolume, Detail: fmt.Sprintf("it was renamed to %s after trayd had activated it", v.other(d)),
 		Next: "use its new name; `trayctl volumes` shows whether a drive still has it by the old one, and needs it ejected first",
 	}
 }
@@ -199,7 +217,7 @@ func (v *lvmVolume) State(ctx context.Context) (State, error) {
 	if err != nil || !ok {
 		return State{}, err
 	}
-	return State{Active: true, Held: held(d)}, nil
+	return State{Active: true, Held: held(d), Renamed: v.other(d)}, nil
 }
 
 // suitable selects what may be activated, so that one command both asks and acts: an
@@ -225,7 +243,7 @@ func (v *lvmVolume) Activate(ctx context.Context) (bool, error) {
 }
 
 func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
-	if err := v.inUse(); err != nil {
+	if err := v.inUse(ctx); err != nil {
 		return err
 	}
 	if _, active, err := v.check(); active || err != nil {
@@ -240,7 +258,7 @@ func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
 		d, active, err = v.check()
 		switch {
 		case err != nil || !active:
-		case d.Name == v.device():
+		case v.other(d) == "":
 			v.host.Adopt(v.ref, d.UUID) // where lvm2's log didn't tell
 			*made = true
 			return nil
@@ -250,9 +268,10 @@ func (v *lvmVolume) activate(ctx context.Context, made *bool) error {
 	}
 	clean := context.WithoutCancel(ctx)
 	if _, there, e := v.find(); e == nil && there {
-		_ = v.release(clean) // as it was before
+		_ = v.release(clean) // as it was before; what is held open is its caller's to release
+	} else {
+		v.forget()
 	}
-	v.forget()
 	var refused *Error
 	switch {
 	case errors.As(err, &refused):

@@ -146,7 +146,7 @@ func (h *Host) CreateLV(ctx context.Context, vg, lv string, size int64) error {
 }
 
 func (v *lvmVolume) create(ctx context.Context, size int64) error {
-	if err := v.inUse(); err != nil {
+	if err := v.inUse(ctx); err != nil {
 		return err
 	}
 	args := []string{
@@ -165,7 +165,7 @@ func (v *lvmVolume) create(ctx context.Context, size int64) error {
 	}
 	clean := context.WithoutCancel(ctx)
 	if err == nil && o.code == 0 {
-		if d, there, err := v.find(); err == nil && there && d.Name != v.device() {
+		if d, there, err := v.find(); err == nil && there && v.other(d) != "" {
 			_ = v.release(clean) // under its new name it is still tagged as incomplete
 			return v.renamed(d)
 		}
@@ -199,9 +199,6 @@ func (h *Host) OpenForWriting(ctx context.Context, vg, lv string) (*os.File, err
 	if err != nil {
 		return nil, err
 	}
-	if err := v.inUse(); err != nil {
-		return nil, err
-	}
 	list, err := h.ListLVs(ctx, vg)
 	if err != nil {
 		return nil, err
@@ -216,12 +213,26 @@ func (h *Host) OpenForWriting(ctx context.Context, vg, lv string) (*os.File, err
 				return nil, err
 			}
 		}
+		// Another may have its name since the list was made, or have had it before.
+		d, _, err := v.look()
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasSuffix(d.UUID, strings.ReplaceAll(i.UUID, "-", "")) {
+			if !i.Active {
+				_ = v.Release(ctx) // as it was before
+			}
+			return nil, &Error{Ref: v.ref, Reason: NoSuchVolume, Detail: "somebody has given its name to another volume", Next: fmt.Sprintf("see both in `lvs %s`", vg)}
+		}
 		return v.open(ctx, "", os.O_RDWR)
 	}
 	return nil, &Error{Ref: v.ref, Reason: NoSuchVolume, Detail: "there is no such volume that is still to be written", Next: "make it first"}
 }
 
 func (v *lvmVolume) activateWritable(ctx context.Context) error {
+	if err := v.inUse(ctx); err != nil {
+		return err
+	}
 	o, err := v.turnOn(ctx, lvmConfig, "lvchange", "--activate", "y", "--poll", "n", v.ref.Name)
 	if err == nil && o.code == 0 {
 		return nil
@@ -262,8 +273,12 @@ func (h *Host) RemoveLV(ctx context.Context, vg, lv string) error {
 }
 
 // delete removes the volume that has the name now, once nobody has it open; lvremove
-// deactivates it itself.
+// deactivates it itself. One that this Host has activated and somebody has renamed is only
+// turned off, and what has its name is left alone.
 func (v *lvmVolume) delete(ctx context.Context) error {
+	if d, there, err := v.find(); err == nil && there && v.other(d) != "" {
+		return v.inUse(ctx)
+	}
 	d, there, err := v.idle(ctx, v.named)
 	switch {
 	case err != nil && ctx.Err() != nil:

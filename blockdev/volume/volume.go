@@ -100,6 +100,9 @@ type State struct {
 	// is said once a Release was tried, and it goes by itself when it is held no more.
 	// Files and Blocks have nothing to release.
 	Held bool
+	// Renamed is what an active logical volume that this Host activated is called now, VG/LV,
+	// where that isn't its Ref's name.
+	Renamed string
 }
 
 // Holder is who holds a volume open: a process, a device above, or a mount.

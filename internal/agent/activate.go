@@ -41,6 +41,12 @@ func (o *Operation) turnOn(ctx context.Context, s *session, p Process, t *task) 
 		return err
 	}
 	made, err := a.activate(ctx, t.volume)
+	if uuid := a.volumes.deviceUUID(*target.Volume); uuid != "" && !target.Foreign {
+		known := *target
+		known.DeviceUUID = uuid
+		target = &known // durable with the outcome, whatever that is
+		o.drive.note(func(rec *Record) { rec.aim(target) })
+	}
 	if err != nil {
 		return o.about(volumeError(target.Name, err))
 	}
@@ -48,11 +54,21 @@ func (o *Operation) turnOn(ctx context.Context, s *session, p Process, t *task) 
 	if looked && made == target.Foreign {
 		// Somebody else has turned it on or off since the look.
 		other := *target
-		other.Foreign = !made
+		other.Foreign, other.DeviceUUID = !made, ""
+		if made {
+			other.DeviceUUID = a.volumes.deviceUUID(*other.Volume)
+		}
 		target = &other
 		if err := o.drive.amend(true, func(rec *Record) { rec.aim(target) }); err != nil {
 			return newError(StateRefused, "free space in state_dir, or see `trayctl state check`", "whose volume %s is can't be written to the state file: %w", target.Volume, err)
 		}
+	}
+	if !looked && made && target.Foreign {
+		if err := a.deactivate(ctx, *target.Volume, ""); err != nil {
+			a.log.Warn("a volume that was turned on for nothing can't be turned off", "volume", target.Volume.String(), "error", err)
+		}
+		return o.error(NoSuchVolume, "eject the one that is in by this name first; `trayctl volumes` shows where",
+			"volume %s is another now than the one that a drive has by this name: somebody has renamed that", target.Volume)
 	}
 	again := make(chan error, 1)
 	go func() { // QEMU's time and the disk's are not added up

@@ -282,7 +282,9 @@ func (a *Agent) inspectVolume(ctx context.Context, v volume.Volume, target *Medi
 		}
 		m := got.medium
 		m.Volume, m.Inside, m.Foreign = target.Volume, target.Inside, target.Foreign
-		m.DeviceUUID = a.volumes.storage.DeviceUUID(*m.Volume)
+		if !m.Foreign {
+			m.DeviceUUID = a.volumes.deviceUUID(*m.Volume)
+		}
 		return f, m, nil
 	case <-ctx.Done(): // a device that doesn't answer can't be waited for; it closes when it does
 		go func() { <-seen; f.Close() }()

@@ -152,6 +152,9 @@ func (o *Operation) check(ctx context.Context, s *session, t *task, medium *Medi
 		return nil
 	}
 	if o.isIn(rec, before, medium, s) {
+		if err := o.stillNamed(ctx, t); err != nil {
+			return err
+		}
 		t.nothingToDo = "this disc is in already"
 		return nil
 	}
@@ -202,6 +205,19 @@ func (o *Operation) isIn(rec Record, before blockdev.State, m *Medium, s *sessio
 	}
 	held, _ := holdsOpen(s.process.PID, m)
 	return held && before.Medium.File == m.Path && before.Medium.ReadOnly && before.Medium.Driver == "raw"
+}
+
+// stillNamed refuses the name of a volume that is in and was renamed: it is no disc's now, or
+// another's.
+func (o *Operation) stillNamed(ctx context.Context, t *task) error {
+	if t.volume == nil {
+		return nil
+	}
+	if st, err := t.volume.State(ctx); err == nil && st.Renamed != "" {
+		return o.error(NoSuchVolume, fmt.Sprintf("eject %s/%s first, and use the disc's name of now", o.VM, o.Drive),
+			"volume %s was renamed to %s, and that is in", t.volume.Ref(), st.Renamed)
+	}
+	return nil
 }
 
 // holdsOpen reports whether a process has the file open, and whether that can be known.

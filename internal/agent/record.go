@@ -56,8 +56,8 @@ type Medium struct {
 	// Volume is what has to be active while the disc is in; nil for a plain file or
 	// device. Path, Dev and the others above are known once it has been activated.
 	Volume *volume.Ref `json:"volume,omitempty"`
-	// DeviceUUID tells the Volume that trayd has activated from another that has its name
-	// by now: device-mapper's name for it, which stays.
+	// DeviceUUID tells the Volume that trayd has activated, or the one that it stands on,
+	// from another that has its name by now: device-mapper's name for it, which stays.
 	DeviceUUID string `json:"device_uuid,omitempty"`
 	// Inside is the file's path in a Volume that is a file system.
 	Inside string `json:"inside,omitempty"`
@@ -69,7 +69,7 @@ type Medium struct {
 
 // same reports whether m and o are the same file with the same contents, as far
 // as the file system tells. A volume that is in a drive is the same as long as it has
-// the same name: while it is held open, nobody can put another in its place.
+// the same name, and hasn't been renamed: see Operation.stillNamed.
 func (m *Medium) same(o *Medium) bool {
 	if m.Volume != nil || o.Volume != nil {
 		return m.Volume != nil && o.Volume != nil && *m.Volume == *o.Volume && m.Inside == o.Inside

@@ -57,14 +57,16 @@ func (d *drive) release(ctx context.Context, ref volume.Ref) error {
 		defer unlock()
 		others = a.usedBy(ref)
 	}
-	if rec := d.record(); !rec.releases(ref) {
+	rec := d.record()
+	at := slices.IndexFunc(rec.Releasing, func(q Releasing) bool { return q.Volume == ref })
+	if at < 0 {
 		return nil // done meanwhile, or used again
 	}
 	event := Event{Type: EventReleased, VM: d.vm.name, Drive: d.name, Detail: fmt.Sprintf("volume %s is inactive", ref)}
 	if len(others) > 0 {
 		event.Detail = fmt.Sprintf("volume %s stays active: %s uses it", ref, strings.Join(others, ", "))
 	} else {
-		if err := a.deactivate(ctx, ref); err != nil {
+		if err := a.deactivate(ctx, ref, rec.Releasing[at].DeviceUUID); err != nil {
 			return d.releaseFailed(ref, err)
 		}
 	}

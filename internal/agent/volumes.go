@@ -23,8 +23,9 @@ type Storage interface {
 	Watch(ctx context.Context, f func(ref volume.Ref, detail string)) error
 	// Configure takes new settings. Active volumes stay as they are.
 	Configure(volume.Options)
-	// DeviceUUID tells a volume that is activated here from another that has its name by
-	// now; "" needs nothing of the kind. Adopt is told of it after a restart.
+	// DeviceUUID tells a volume that was activated here from another that has its name by
+	// now; "" is for all others. Adopt is told of it after a restart; "" means the one that
+	// has the name now.
 	DeviceUUID(volume.Ref) string
 	Adopt(ref volume.Ref, deviceUUID string)
 	// Under is the volume that has to be active as long as another one is; nil for most.
@@ -119,9 +120,22 @@ func (v *volumes) why(ref volume.Ref) *waiting {
 	return nil
 }
 
-// release releases a volume. One that was found held open before is only looked at as
-// long as it is.
-func (v *volumes) release(ctx context.Context, ref volume.Ref) error {
+// deviceUUID is that of the volume, or of the one that it stands on: only logical volumes
+// have one.
+func (v *volumes) deviceUUID(ref volume.Ref) string {
+	if under := v.storage.Under(ref); under != nil {
+		ref = *under
+	}
+	return v.storage.DeviceUUID(ref)
+}
+
+// release releases a volume, a logical one only if it still is that of the uuid: else it is
+// off already, and what has its name by now is somebody else's. One that was found held open
+// before is only looked at as long as it is.
+func (v *volumes) release(ctx context.Context, ref volume.Ref, uuid string) error {
+	if ref.Kind == volume.LVM && uuid != "" && v.storage.DeviceUUID(ref) != uuid {
+		return nil
+	}
 	vol, err := v.storage.Volume(ref)
 	if err != nil {
 		return err
@@ -273,10 +287,11 @@ func (a *Agent) activate(ctx context.Context, v volume.Volume) (made bool, err e
 }
 
 // deactivate turns a volume off, and then the one that it stands on, unless that has other
-// users. The caller holds the volume's lock.
-func (a *Agent) deactivate(ctx context.Context, ref volume.Ref) error {
+// users. uuid is what deviceUUID was, "" where it isn't known. The caller holds the volume's
+// lock.
+func (a *Agent) deactivate(ctx context.Context, ref volume.Ref, uuid string) error {
 	under := a.volumes.storage.Under(ref)
-	if err := a.volumes.release(ctx, ref); err != nil || under == nil {
+	if err := a.volumes.release(ctx, ref, uuid); err != nil || under == nil {
 		return err
 	}
 	unlock, err := a.volumes.lock(ctx, *under)
@@ -287,7 +302,7 @@ func (a *Agent) deactivate(ctx context.Context, ref volume.Ref) error {
 	if len(a.usedBy(*under)) > 0 {
 		return nil
 	}
-	return a.volumes.release(ctx, *under)
+	return a.volumes.release(ctx, *under, uuid)
 }
 
 // adoptVolumes tells which volumes a record's are, unless the host was booted since: then
@@ -296,11 +311,19 @@ func (a *Agent) adoptVolumes(rec Record) {
 	if !strings.HasPrefix(rec.Process.Start, a.boot+"/") {
 		return
 	}
+	adopt := func(ref volume.Ref, uuid string) {
+		if under := a.volumes.storage.Under(ref); under != nil {
+			ref = *under
+		}
+		a.volumes.storage.Adopt(ref, uuid)
+	}
 	for _, m := range rec.uses() {
-		a.volumes.storage.Adopt(*m.Volume, m.DeviceUUID)
+		if !m.Foreign {
+			adopt(*m.Volume, m.DeviceUUID)
+		}
 	}
 	for _, q := range rec.Releasing {
-		a.volumes.storage.Adopt(q.Volume, q.DeviceUUID)
+		adopt(q.Volume, q.DeviceUUID)
 	}
 }
 

@@ -109,7 +109,7 @@ func (a *Agent) collect(ctx context.Context, ref volume.Ref) error {
 	if len(a.users()[ref]) > 0 {
 		return nil // somebody has just begun to use it
 	}
-	return a.deactivate(ctx, ref)
+	return a.deactivate(ctx, ref, "")
 }
 
 // checkVolumes finds volumes that wait for their release, that nobody owns, or that a

@@ -458,8 +458,31 @@ func TestVolumeKnownAgain(t *testing.T) {
 	rec.Process.Start = "another0" + strings.TrimPrefix(rec.Process.Start, r.agent.boot)
 	r.agent.adoptVolumes(rec)
 	require.NotContains(t, strings.Join(s.happened(), " "), "adopt")
+	require.NoError(t, r.agent.volumes.release(t.Context(), volume.Ref{Kind: volume.LVM, Name: "vg0/b"}, "uuid of another"), "it is off already")
+	require.Contains(t, s.on(), "vg0/b")
 	s.fails("release vg0/a", nil)
 	r.within("the release", func() bool { return len(s.on()) == 1 })
+}
+
+// TestVolumeOfAnother: a volume that was turned on by the name that another had, which
+// somebody else had turned on for a drive and renamed since, is turned off again.
+func TestVolumeOfAnother(t *testing.T) {
+	r, s := volumeRig(t)
+	r.machine("one", qemutest.IDE)
+	r.machine("two", qemutest.IDE)
+	r.start()
+	a := volume.Ref{Kind: volume.LVM, Name: "vg0/a"}
+	s.active[a] = false
+	r.done(Insert, "one", "lvm:vg0/a")
+	s.mu.Lock()
+	delete(s.active, a)
+	s.mu.Unlock()
+	err := r.refused(NoSuchVolume, Insert, "two", "lvm:vg0/a")
+	require.ErrorContains(t, err, "is another now than the one that a drive has by this name")
+	require.Empty(t, s.on())
+	r.holds("one", "lvm:vg0/a")
+	r.holds("two", "")
+	r.done(Eject, "one", "")
 }
 
 // TestVolumeCorrupt: damage is told by the volume's name and for each drive that has it.

@@ -321,11 +321,15 @@ func (s *lvmStore) discard(ctx context.Context, name string) error {
 		return s.failed(name, err)
 	}
 	for _, lv := range lvs {
-		if lv.Name == name && lv.Incomplete {
+		if lv.Name != name {
+			continue
+		}
+		if lv.Incomplete {
 			return s.removeLV(ctx, name)
 		}
+		return nil
 	}
-	return nil
+	return s.park(ctx, name) // somebody may have renamed it
 }
 
 func (s *lvmStore) remove(ctx context.Context, place string) error {
