@@ -300,7 +300,8 @@ func (v *lvmVolume) turnOn(ctx context.Context, config, command string, args ...
 const activationLog = ` log{file="/proc/self/fd/1" level=7 debug_classes=["activation"] syslog=0}`
 
 // loggedUUID finds in lvm2's log the uuid of the device that had this name: it asks
-// device-mapper about each under the lock of the group. "" is none.
+// device-mapper about each under the lock of the group, in the same words in lvm2 2.03.11 to
+// 2.03.31. "" is none.
 func loggedUUID(log, device string) (uuid string) {
 	for line := range strings.Lines(log) {
 		_, after, found := strings.Cut(line, "Getting device info for "+device+" [")
