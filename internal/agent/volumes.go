@@ -308,7 +308,7 @@ func (a *Agent) deactivate(ctx context.Context, ref volume.Ref, uuid string) err
 // adoptVolumes tells which volumes a record's are, unless the host was booted since: then
 // nothing of ours is active any more, and whatever is was activated by somebody else.
 func (a *Agent) adoptVolumes(rec Record) {
-	if !strings.HasPrefix(rec.Process.Start, a.boot+"/") {
+	if start := rec.Process.Start; start != "" && !strings.HasPrefix(start, a.boot+"/") {
 		return
 	}
 	adopt := func(ref volume.Ref, uuid string) {
